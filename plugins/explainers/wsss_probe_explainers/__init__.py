@@ -1,0 +1,1 @@
+"""Relevance maps for wsss-probe: CAM, Grad-CAM, Grad-CAM++, Layer-CAM."""

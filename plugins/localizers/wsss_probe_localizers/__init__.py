@@ -1,0 +1,1 @@
+"""Networks trained to localise from image labels, for wsss-probe."""

@@ -1,0 +1,634 @@
+"""What plugins hand over and what they are handed: frozen values and abstract classes.
+
+Every class here is either *abstract* (a plugin subclasses it) or *final* (it is made, never
+subclassed). Nothing is stored on a probe or an explainer while a survey runs: a probe is a
+description with functions, its results are tables.
+
+Dimension names, everywhere: ``image, channel, row, column, class, concept, explainer, layer,
+split``. Tensors follow the same order, so ``(image, channel, row, column)`` is NCHW.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import pandas as pd
+    import xarray as xr
+    from torch import Tensor, nn
+
+__all__ = [
+    "Batch",
+    "Block",
+    "Command",
+    "Conclusion",
+    "Control",
+    "DefinitionCard",
+    "Explainer",
+    "Figure",
+    "Finding",
+    "Gallery",
+    "Head",
+    "LayerInfo",
+    "ModelSource",
+    "Needs",
+    "Observation",
+    "Picture",
+    "Probe",
+    "Question",
+    "Run",
+    "Section",
+    "Survey",
+    "Table",
+    "Target",
+    "Text",
+    "Verdict",
+]
+
+Target = str | int
+"""Which logit is explained: ``"predicted"``, ``"label"`` or a class index."""
+
+Verdict = Literal["ok", "notice", "warning"]
+
+Question = Literal["verdict", "where", "channels", "concepts", "chance", "segmentation", "failed", "how"]
+"""The question of the report that a section answers; it decides where the section stands."""
+
+
+# -- what is known about a model -------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One tappable layer, as seen in a forward pass of one image.
+
+    Parameters
+    ----------
+    name : str
+        Dotted module name; a call number is appended for a module that runs more than once
+        (``relu#0``, ``relu#1``).
+    type : str
+        Class name of the module.
+    order : int
+        Position in the order of execution, from 0.
+    calls : int
+        Calls per forward pass; 0 for a module that never runs.
+    shape : tuple of int
+        Output shape without the image dimension; ``(channel, row, column)`` for maps.
+    layout : {"maps", "vector", "other"}
+        ``maps`` for a 4-D output, ``vector`` for a 2-D one.
+    stride : float or None
+        Input pixels per map cell along a row, from the sizes; None if not maps.
+    receptive_field : int or None
+        Side in input pixels, where it can be computed from the chain of layers.
+    inplace : bool
+        Whether something overwrites this output in place afterwards.
+    """
+
+    name: str
+    type: str
+    order: int
+    calls: int
+    shape: tuple[int, ...]
+    layout: Literal["maps", "vector", "other"]
+    stride: float | None = None
+    receptive_field: int | None = None
+    inplace: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the head of a network is, proved on real images.
+
+    ``logits = weight @ GAP(activations of layer) + bias`` holds to ``error`` (largest absolute
+    difference over the largest absolute logit) when ``linear`` is true; otherwise ``reason`` says why not.
+
+    Parameters
+    ----------
+    linear : bool
+    layer : str
+        The layer whose maps the head averages; empty when not linear.
+    weight : ndarray, (class, channel)
+    bias : ndarray, (class,)
+    error : float
+    reason : str
+    """
+
+    linear: bool
+    layer: str = ""
+    weight: np.ndarray | None = None
+    bias: np.ndarray | None = None
+    error: float = float("nan")
+    reason: str = ""
+
+
+# -- what a probe asks for, and gets ----------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a probe asks of the survey.
+
+    Parameters
+    ----------
+    layers : frozenset of str
+        Layers whose activations it reads.
+    gradients : frozenset of (str, Target)
+        Layer gradients of the logit of a target.
+    labels, masks : bool
+        Without labels or masks in the manifest such a probe is skipped, with a finding.
+    tables : frozenset of str
+        Probes whose summary must exist before; a streaming probe with tables runs in a later pass.
+    model : bool
+        Whether ``conclude`` asks for the model itself.
+    """
+
+    layers: frozenset[str] = frozenset()
+    gradients: frozenset[tuple[str, Target]] = frozenset()
+    labels: bool = False
+    masks: bool = False
+    tables: frozenset[str] = frozenset()
+    model: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch of the survey; read-only.
+
+    Parameters
+    ----------
+    indices : ndarray of int, (image,)
+        Positions in the manifest.
+    images : Tensor, (image, channel, row, column)
+        Network input, preprocessed.
+    labels : Tensor of bool, (image, class)
+        Labels as sets; all false when unknown.
+    masks : Tensor of int or None, (image, row, column)
+        Position in ``mask_classes``; -1 is ignored or unknown. Same grid as ``images``.
+    mask_classes : tuple of str
+    readable : Tensor of bool, (image,)
+        False for images that could not be decoded; the host turns their rows into NaN.
+    logits : Tensor, (image, class)
+    activations : mapping of str to Tensor
+        Output of each needed layer, (image, channel, row, column) for maps.
+    gradients : mapping of (str, Target) to Tensor
+        Gradient of each image's own target logit, same shape as the activation.
+    head : Head
+    forward : callable
+        ``forward(images) -> logits``.
+    resume : callable
+        ``resume(layer, activations) -> logits``: the pass continues from a layer. The first
+        dimension of ``activations`` is ``image`` or a whole multiple of it (copies of the batch
+        one after another).
+    tables : mapping of str to Dataset
+        Summaries named in ``Needs.tables``.
+    """
+
+    indices: np.ndarray
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    mask_classes: tuple[str, ...]
+    readable: Tensor
+    logits: Tensor
+    activations: Mapping[str, Tensor]
+    gradients: Mapping[tuple[str, Target], Tensor]
+    head: Head
+    forward: Callable[[Tensor], Tensor]
+    resume: Callable[[str, Tensor], Tensor]
+    tables: Mapping[str, xr.Dataset] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a probe may know before the first image: the part of the plan that concerns it.
+
+    Parameters
+    ----------
+    layers : mapping of str to LayerInfo
+        The audited layers, in the order of execution.
+    classes : tuple of str
+        Names of the logits, in order.
+    targets : tuple of Target
+        Targets whose relevance maps are computed.
+    mask_classes : tuple of str
+        Names of the mask classes; empty without masks.
+    head : Head
+    input_shape : tuple of int
+        ``(channel, row, column)`` of the network input.
+    multilabel : bool
+        Whether classes are decided one by one (sigmoid) instead of against each other.
+    seed : int
+    """
+
+    layers: Mapping[str, LayerInfo]
+    classes: tuple[str, ...]
+    targets: tuple[Target, ...]
+    mask_classes: tuple[str, ...]
+    head: Head
+    input_shape: tuple[int, ...]
+    multilabel: bool
+    seed: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a probe says about one batch.
+
+    Parameters
+    ----------
+    rows : Dataset or None
+        Floating-point variables whose first dimension is ``image``, of the batch's length.
+        Undefined is NaN. All other coordinates are equal in every batch.
+    partial : Dataset or None
+        Mergeable result without an ``image`` dimension (counts, sums, histograms); added up over
+        batches and shards in a fixed order.
+    """
+
+    rows: xr.Dataset | None = None
+    partial: xr.Dataset | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A conclusion that the report shows and a program can check.
+
+    Parameters
+    ----------
+    name : str
+        Stable identifier within its plugin, e.g. ``"best-channel"``.
+    verdict : {"ok", "notice", "warning"}
+    statement : str
+        One sentence, plain text, true as it stands, that names its control.
+    effect : float or None
+        The number that the statement is about, in ``unit``.
+    interval : (float, float) or None
+        95 % interval over independent groups.
+    n, groups : int or None
+        Images and independent groups behind the number.
+    unit : str
+    control : str
+        What it was compared with; empty only if there is nothing to compare.
+    """
+
+    name: str
+    verdict: Verdict
+    statement: str
+    effect: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int | None = None
+    groups: int | None = None
+    unit: str = ""
+    control: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What a probe concludes over all images: a summary table and findings."""
+
+    summary: xr.Dataset
+    findings: tuple[Finding, ...] = ()
+
+
+# -- what the report is made of ---------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph or more, in Markdown; raw HTML is shown as text."""
+
+    markdown: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table; the report sorts it on a click and offers it as CSV.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns in the order shown; floats are shown with three significant digits.
+    caption : str
+        What a row is, with n, interval and control where numbers are compared.
+    """
+
+    frame: pd.DataFrame
+    caption: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A plotly figure with what a reader needs to trust it.
+
+    Parameters
+    ----------
+    figure : dict
+        ``plotly.graph_objects.Figure.to_plotly_json()``, or any JSON-able ``{"data", "layout"}``.
+    caption : str
+        What is seen, with n, interval and control.
+    definition : str
+        How the numbers are defined (formula, reference), plain text.
+    data : DataFrame or None
+        The numbers shown, offered as CSV.
+    """
+
+    figure: Mapping[str, Any]
+    caption: str
+    definition: str = ""
+    data: pd.DataFrame | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image of a gallery.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, (row, column, 3) or None
+        None shows a placeholder (image not readable).
+    label : str
+        Line below the picture.
+    overlay : ndarray of float or None, (row, column)
+        Map on its native grid, laid over the picture; signed maps get a diverging colour scale
+        around 0, others a sequential one, each scaled by its own largest absolute value.
+    outline : ndarray of bool or None, (row, column)
+        Mask whose border is drawn; any grid.
+    """
+
+    pixels: np.ndarray | None
+    label: str
+    overlay: np.ndarray | None = None
+    outline: np.ndarray | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """Rows of pictures; each row has a title (an image's name, say)."""
+
+    rows: tuple[tuple[str, tuple[Picture, ...]], ...]
+    caption: str
+
+
+Block = Text | Table | Figure | Gallery
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What a plugin adds to the report.
+
+    Parameters
+    ----------
+    question : Question
+        Where the section stands.
+    title : str
+    blocks : tuple of Block
+    """
+
+    question: Question
+    title: str
+    blocks: tuple[Block, ...]
+
+
+# -- what plugins offer -----------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DefinitionCard:
+    """What a method computes and when not to believe it; shown in the report and in docs.
+
+    Parameters
+    ----------
+    title, formula, paper : str
+        ``paper`` is ``Authors (year), title, doi or arXiv id``; ``formula`` is plain text.
+    symbols : str
+        The formula's symbols in words.
+    invariances : tuple of str
+        Changes that leave the result as it is.
+    misleads : str
+        When the result misleads.
+    bibtex : str
+    """
+
+    title: str
+    formula: str
+    paper: str
+    symbols: str = ""
+    invariances: tuple[str, ...] = ()
+    misleads: str = ""
+    bibtex: str = ""
+
+
+class Explainer(ABC):
+    """A way to turn one layer's activations and gradients into a relevance map.
+
+    Attributes
+    ----------
+    name : str
+        Lower case, unique over all plugins; names the table ``relevance/<name>/<layer>``.
+    card : DefinitionCard
+    gradients : bool
+        Whether it reads ``batch.gradients``.
+    """
+
+    name: str
+    card: DefinitionCard
+    gradients: bool
+
+    def accepts(self, layer: LayerInfo, head: Head) -> str:
+        """Say why ``layer`` does not suit; an empty string when it does.
+
+        Parameters
+        ----------
+        layer : LayerInfo
+        head : Head
+
+        Returns
+        -------
+        str
+        """
+        return "" if layer.layout == "maps" else f"needs maps, the output has shape {layer.shape}"
+
+    @abstractmethod
+    def attribute(self, batch: Batch, layer: str, target: Target) -> Tensor:
+        """Evidence for each image's target at each position of the layer's grid.
+
+        Parameters
+        ----------
+        batch : Batch
+        layer : str
+        target : Target
+
+        Returns
+        -------
+        Tensor, (image, row, column)
+            Signed where the method is; never normalised; NaN where undefined.
+        """
+
+
+class Probe(ABC):
+    """One analysis. Streaming probes implement :meth:`observe`; all implement :meth:`conclude`.
+
+    Attributes
+    ----------
+    name : str
+        Lower case, unique over all plugins; names the table ``probes/<name>``.
+    options : mapping
+        JSON-able settings; they enter the plan's hash and ``run.json``.
+    """
+
+    name: str
+    options: Mapping[str, Any] = {}
+
+    @abstractmethod
+    def needs(self, survey: Survey) -> Needs:
+        """Ask the survey for layers, gradients, labels, masks or other probes' summaries."""
+
+    def observe(self, batch: Batch) -> Observation | None:
+        """Turn a batch into rows and/or a mergeable partial; must not depend on other batches."""
+        return None
+
+    @abstractmethod
+    def conclude(self, run: Run) -> Conclusion:
+        """Conclude over all images; ``run`` reads this run and its controls."""
+
+    def sections(self, summary: xr.Dataset, run: Run) -> Iterable[Section]:
+        """Sections for the report."""
+        return ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A family of networks that a plugin can build by name.
+
+    Parameters
+    ----------
+    name : str
+        As in ``--model <name>`` and in a model card's ``source``.
+    summary : str
+    build : callable
+        ``build(arguments) -> nn.Module``, without weights; raises ``ModelError``.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[Mapping[str, Any]], nn.Module]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that a plugin adds to the command line, imported only when it runs.
+
+    Parameters
+    ----------
+    name : str
+        One or two words: ``"train gap"`` adds ``gap`` to the group ``train``.
+    summary : str
+        One line for ``--help``.
+    target : str
+        ``module:function``; the function's annotated parameters become typer options.
+    """
+
+    name: str
+    summary: str
+    target: str
+
+
+# -- what conclude and sections read ----------------------------------------------------------
+
+
+class Control(Protocol):
+    """The same survey on a network that has learned nothing."""
+
+    @property
+    def name(self) -> str:
+        """Kind and seed, ``shuffled-0``."""
+
+    def alive(self, layer: str) -> bool:
+        """Whether this layer of the control responds to images at all.
+
+        A dead control (median spread of pooled features below 1 % of the audited network's)
+        allows no verdict.
+        """
+
+    def rows(self, probe: str) -> xr.Dataset:
+        """Rows of a probe, as in the audited run."""
+
+    def partial(self, probe: str) -> xr.Dataset:
+        """Partial of a probe, merged over all shards."""
+
+
+class Run(Protocol):
+    """A finished survey, as ``conclude`` and ``sections`` read it; all tables are lazy."""
+
+    @property
+    def survey(self) -> Survey:
+        """What was planned."""
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """The manifest, one row per image: image, label, mask, group, split, readable, covariates."""
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Unit of independence of each image, or None if images are treated as independent."""
+
+    @property
+    def logits(self) -> xr.DataArray:
+        """Logits, (image, class)."""
+
+    @property
+    def controls(self) -> Sequence[Control]:
+        """Controls, in the order of their names; may be empty."""
+
+    def rows(self, probe: str) -> xr.Dataset:
+        """Rows of a probe, dims ``image, …``; NaN for unreadable images."""
+
+    def partial(self, probe: str) -> xr.Dataset:
+        """Partial of a probe, merged over all shards."""
+
+    def summary(self, probe: str) -> xr.Dataset:
+        """Summary of a probe named in ``Needs.tables``."""
+
+    def pooled(self, layer: str) -> xr.DataArray:
+        """Spatial mean of a layer's maps, (image, channel)."""
+
+    def relevance(self, explainer: str, layer: str) -> xr.Dataset | None:
+        """Relevance maps, (image, row, column), or None if they were not stored."""
+
+    def picture(self, index: int) -> np.ndarray | None:
+        """The network's view of an image, uint8 (row, column, 3), or None if unreadable."""
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask of an image on the input grid, -1 ignored, or None."""
+
+    def activations(self, index: int, layer: str) -> np.ndarray | None:
+        """Maps of one image, (channel, row, column), stored or computed again."""
+
+    def model(self) -> nn.Module:
+        """The audited network in eval mode; must be left as it is found."""

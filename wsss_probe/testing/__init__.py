@@ -1,0 +1,1 @@
+"""Conformance suites, tiny models and planted-truth data for plugin authors."""
