@@ -499,6 +499,24 @@ class Probe(ABC):
     name: str
     options: Mapping[str, Any] = {}
 
+    def split(self, survey: Survey) -> Iterable[Probe]:
+        """Make copies of this probe, one per layer say, each with its own name.
+
+        The host calls it once, after planning, and runs what it returns instead of the probe; so
+        layers of different width become different tables. Name a copy ``<name>@<layer>``: the
+        host escapes names for paths. By default the probe runs as it is.
+
+        Parameters
+        ----------
+        survey : Survey
+
+        Returns
+        -------
+        iterable of Probe
+            Empty when nothing in this survey suits the probe.
+        """
+        return (self,)
+
     @abstractmethod
     def needs(self, survey: Survey) -> Needs:
         """Ask the survey for layers, gradients, labels, masks or other probes' summaries."""
