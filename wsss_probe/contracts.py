@@ -173,7 +173,8 @@ class Batch:
     labels : Tensor of bool, (image, class)
         Labels as sets; all false when unknown.
     masks : Tensor of int or None, (image, row, column)
-        Position in ``mask_classes``; -1 is ignored or unknown. Same grid as ``images``.
+        Position in ``mask_classes``; -1 is ignored or unknown, -2 is background, in no class.
+        Same grid as ``images``.
     mask_classes : tuple of str
     readable : Tensor of bool, (image,)
         False for images that could not be decoded; the host turns their rows into NaN.
