@@ -1,0 +1,145 @@
+"""The maps as descriptions that the host runs in a survey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor
+
+from wsss_probe import DefinitionCard, Explainer
+from wsss_probe_explainers.cards import CAM_CARD, GRAD_CAM_CARD, LAYER_CAM_CARD, PLUS_PLUS_CARD
+from wsss_probe_explainers.formulas import PlusPlusVariant, cam, grad_cam, grad_cam_plus_plus, layer_cam
+
+if TYPE_CHECKING:
+    from wsss_probe import Batch, Head, LayerInfo, Target
+
+__all__ = [
+    "ClassActivationMap",
+    "GradientMap",
+    "class_activation_map",
+    "grad_cam_map",
+    "layer_cam_map",
+    "plus_plus_map",
+    "target_classes",
+]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class GradientMap(Explainer):
+    """A map that is a function of one layer's activation and gradient.
+
+    Parameters
+    ----------
+    name : str
+    card : DefinitionCard
+    formula : callable
+        ``formula(activation, gradient)``, both (image, channel, row, column), to (image, row, column).
+    gradients : bool
+        Always true here.
+    """
+
+    name: str
+    card: DefinitionCard
+    formula: Callable[[Tensor, Tensor], Tensor]
+    gradients: bool = True
+
+    def attribute(self, batch: Batch, layer: str, target: Target) -> Tensor:
+        """Apply the formula to the layer's activation and the gradient of each image's target.
+
+        Returns
+        -------
+        Tensor, (image, row, column)
+            Not negative; NaN where activation or gradient is.
+        """
+        return self.formula(batch.activations[layer], batch.gradients[layer, target])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ClassActivationMap(Explainer):
+    """CAM: the maps under a proved GAP + linear head, weighted by the head itself.
+
+    Parameters
+    ----------
+    name : str
+    card : DefinitionCard
+    gradients : bool
+        Always false here.
+    """
+
+    name: str = "cam"
+    card: DefinitionCard = CAM_CARD
+    gradients: bool = False
+
+    def accepts(self, layer: LayerInfo, head: Head) -> str:
+        """Refuse every layer but the one whose maps a proved linear head averages."""
+        if layer.layout != "maps":
+            return f"needs maps, the output has shape {layer.shape}"
+        if not head.linear:
+            return (
+                f"needs a GAP + linear head, and the head is not linear: {head.reason or 'no reason given'}"
+            )
+        if layer.name != head.layer:
+            return f"needs the layer that the head averages, {head.layer!r}"
+        return ""
+
+    def attribute(self, batch: Batch, layer: str, target: Target) -> Tensor:
+        """Weigh the maps by the head's row of each image's target class.
+
+        Returns
+        -------
+        Tensor, (image, row, column)
+            Signed; NaN for an image whose target is unknown.
+        """
+        activation = batch.activations[layer]
+        weight = torch.as_tensor(batch.head.weight, dtype=torch.float32, device=activation.device)
+        classes = target_classes(batch, target).to(activation.device)
+        rows = weight[classes.clamp(min=0)].masked_fill((classes < 0).unsqueeze(1), float("nan"))
+        return cam(activation, rows)
+
+
+def target_classes(batch: Batch, target: Target) -> Tensor:
+    """Find the class that ``target`` means for each image.
+
+    Parameters
+    ----------
+    batch : Batch
+    target : Target
+        ``"predicted"`` is the class with the largest logit, ``"label"`` the first of the image's
+        labels, a number is that class.
+
+    Returns
+    -------
+    Tensor of int, (image,)
+        -1 where the label is unknown.
+    """
+    if target == "predicted":
+        return batch.logits.argmax(1)
+    if target == "label":
+        return torch.where(batch.labels.any(1), batch.labels.int().argmax(1), -1)
+    return torch.full((len(batch.images),), int(target))
+
+
+class_activation_map = ClassActivationMap()
+grad_cam_map = GradientMap("gradcam", GRAD_CAM_CARD, grad_cam)
+layer_cam_map = GradientMap("layercam", LAYER_CAM_CARD, layer_cam)
+
+
+def plus_plus_map(variant: PlusPlusVariant = "authors") -> GradientMap:
+    """Describe Grad-CAM++ in one of its variants; the hook offers the authors' one.
+
+    Parameters
+    ----------
+    variant : {"authors", "unnormalised"}
+
+    Returns
+    -------
+    GradientMap
+    """
+    name = "gradcampp" if variant == "authors" else f"gradcampp-{variant}"
+    return GradientMap(name, PLUS_PLUS_CARD, partial(grad_cam_plus_plus, variant=variant))
