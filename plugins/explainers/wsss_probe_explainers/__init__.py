@@ -30,7 +30,7 @@ def wsss_probe_explainers() -> Iterable[Explainer]:
         plus_plus_map,
     )
 
-    return [class_activation_map, grad_cam_map, plus_plus_map(), layer_cam_map]
+    return [class_activation_map, grad_cam_map, plus_plus_map, layer_cam_map]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, final, get_args
 
 import torch
 from torch import Tensor
 
 from wsss_probe import DefinitionCard, Explainer
+from wsss_probe.errors import UsageError
 from wsss_probe_explainers.cards import CAM_CARD, GRAD_CAM_CARD, LAYER_CAM_CARD, PLUS_PLUS_CARD
 from wsss_probe_explainers.formulas import PlusPlusVariant, cam, grad_cam, grad_cam_plus_plus, layer_cam
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClassActivationMap",
     "GradientMap",
+    "PlusPlusMap",
     "class_activation_map",
     "grad_cam_map",
     "layer_cam_map",
@@ -61,6 +62,48 @@ class GradientMap(Explainer):
 
 @final
 @dataclass(frozen=True, slots=True)
+class PlusPlusMap(Explainer):
+    """Grad-CAM++ in one of its variants.
+
+    Parameters
+    ----------
+    variant : {"authors", "unnormalised"}
+        Coefficients normalised per channel as in the authors' code, or eq. 19 as printed.
+    name : str
+    card : DefinitionCard
+    gradients : bool
+        Always true here.
+
+    Raises
+    ------
+    UsageError
+        For a variant that does not exist.
+    """
+
+    variant: PlusPlusVariant = "authors"
+    name: str = "gradcampp"
+    card: DefinitionCard = PLUS_PLUS_CARD
+    gradients: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what no formula computes."""
+        if self.variant not in get_args(PlusPlusVariant):
+            msg = "unknown variant of Grad-CAM++"
+            raise UsageError(msg, found=str(self.variant), wanted=" or ".join(get_args(PlusPlusVariant)))
+
+    def attribute(self, batch: Batch, layer: str, target: Target) -> Tensor:
+        """Apply the formula to the layer's activation and the gradient of each image's target.
+
+        Returns
+        -------
+        Tensor, (image, row, column)
+            Not negative, up to one positive factor per image; NaN where activation or gradient is.
+        """
+        return grad_cam_plus_plus(batch.activations[layer], batch.gradients[layer, target], self.variant)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ClassActivationMap(Explainer):
     """CAM: the maps under a proved GAP + linear head, weighted by the head itself.
 
@@ -94,52 +137,36 @@ class ClassActivationMap(Explainer):
         Returns
         -------
         Tensor, (image, row, column)
-            Signed; NaN for an image whose target is unknown.
+            Signed; NaN where the activation is.
         """
         activation = batch.activations[layer]
         weight = torch.as_tensor(batch.head.weight, dtype=torch.float32, device=activation.device)
-        classes = target_classes(batch, target).to(activation.device)
-        rows = weight[classes.clamp(min=0)].masked_fill((classes < 0).unsqueeze(1), float("nan"))
-        return cam(activation, rows)
+        return cam(activation, weight[target_classes(batch, target)])
 
 
 def target_classes(batch: Batch, target: Target) -> Tensor:
-    """Find the class that ``target`` means for each image.
+    """Find the class that ``target`` means for each image; as the host does for gradients.
 
     Parameters
     ----------
     batch : Batch
     target : Target
         ``"predicted"`` is the class with the largest logit, ``"label"`` the first of the image's
-        labels, a number is that class.
+        labels (the predicted class where there is none), a number is that class.
 
     Returns
     -------
     Tensor of int, (image,)
-        -1 where the label is unknown.
     """
+    predicted = batch.logits.argmax(1)
     if target == "predicted":
-        return batch.logits.argmax(1)
+        return predicted
     if target == "label":
-        return torch.where(batch.labels.any(1), batch.labels.int().argmax(1), -1)
-    return torch.full((len(batch.images),), int(target))
+        return torch.where(batch.labels.any(1), batch.labels.int().argmax(1), predicted)
+    return torch.full_like(predicted, int(target))
 
 
 class_activation_map = ClassActivationMap()
 grad_cam_map = GradientMap("gradcam", GRAD_CAM_CARD, grad_cam)
 layer_cam_map = GradientMap("layercam", LAYER_CAM_CARD, layer_cam)
-
-
-def plus_plus_map(variant: PlusPlusVariant = "authors") -> GradientMap:
-    """Describe Grad-CAM++ in one of its variants; the hook offers the authors' one.
-
-    Parameters
-    ----------
-    variant : {"authors", "unnormalised"}
-
-    Returns
-    -------
-    GradientMap
-    """
-    name = "gradcampp" if variant == "authors" else f"gradcampp-{variant}"
-    return GradientMap(name, PLUS_PLUS_CARD, partial(grad_cam_plus_plus, variant=variant))
+plus_plus_map = PlusPlusMap()
