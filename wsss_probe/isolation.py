@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast, final
 
 from wsss_probe import surroundings
@@ -102,6 +102,10 @@ class PluginFailure:
     message: str
     traceback: str
     disturbance: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields as JSON-able values, for ``run.json``."""
+        return asdict(self)
 
     def __str__(self) -> str:
         whose = f"{self.item} of plugin {self.plugin}" if self.item else f"plugin {self.plugin}"
