@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 
 from wsss_probe.contracts import Block, Conclusion, Finding, Observation, Question, Section, Verdict
 from wsss_probe.errors import SchemaError
-from wsss_probe.checks import (
+from wsss_probe.tables import (
     DIMENSIONS,
     MAX_BYTES,
     check_partial,
