@@ -7,12 +7,12 @@ import math
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, final, get_args
 
 from wsss_probe.errors import UsageError
+from wsss_probe.names import nearest
 
 __all__ = ["NAMED", "Crop", "Interpolation", "Order", "Preprocessing"]
 
@@ -123,11 +123,6 @@ _KEYS = tuple(field.name for field in fields(Preprocessing))
 # -- from text to settings --------------------------------------------------------------------
 
 
-def _nearest(word: str, options: tuple[str, ...]) -> str:
-    close = get_close_matches(word, options, n=1, cutoff=0.0)
-    return close[0] if close else ""
-
-
 def _pairs(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for position, token in enumerate(text.split()):
@@ -162,8 +157,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _from_settings(settings: Mapping[str, Any]) -> Preprocessing:
     for key in settings:
         if key not in (*_KEYS, "base"):
-            nearest = _nearest(key, _KEYS)
-            raise UsageError("unknown key in preprocessing", found=key, remedy=f"did you mean {nearest}?")
+            remedy = f"did you mean {nearest(key, _KEYS)}?"
+            raise UsageError("unknown key in preprocessing", found=key, remedy=remedy)
     given = {key: _READERS[key](key, value) for key, value in settings.items() if key != "base"}
     start = _named(settings["base"]) if "base" in settings else Preprocessing()
     return replace(start, **_completed(start, given))
@@ -171,7 +166,6 @@ def _from_settings(settings: Mapping[str, Any]) -> Preprocessing:
 
 def _named(name: Any) -> Preprocessing:
     if name not in NAMED:
-        nearest = _nearest(str(name), tuple(NAMED))
         wanted = f"one of {', '.join(NAMED)}, a .toml or .json file, or key=value pairs"
         raise UsageError(
             "unknown preprocessing", found=str(name), wanted=wanted, remedy=f"did you mean {nearest}?"
