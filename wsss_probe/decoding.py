@@ -60,6 +60,7 @@ _KINDS = (
     (b"PK", "a zip archive"),
 )
 _SIXTEEN_BIT = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
+_EIGHT_BIT = frozenset({"1", "L", "P"})
 _TURNED = frozenset({5, 6, 7, 8})
 
 
@@ -112,7 +113,7 @@ def decode(path: str | Path, *, box: Box | None = None, max_pixels: int = MAX_PI
         return Decoded(pixels if box is None else cut(pixels, box), (*notes, *more))
 
 
-def decode_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint16]:
+def decode_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8 | np.uint16]:
     """Decode a mask file to its ids: grey levels, or palette positions (not colours).
 
     Parameters
@@ -122,8 +123,8 @@ def decode_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
 
     Returns
     -------
-    ndarray of uint16, (row, column)
-        Upright.
+    ndarray of uint8 or uint16, (row, column)
+        Upright; uint16 for files that hold more than 8 bits.
 
     Raises
     ------
@@ -135,13 +136,13 @@ def decode_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np
         if image.format == "JPEG":
             raise ImageError("mask not usable", found="JPEG, which changes ids", remedy=remedy)
         _upright(image)
-        if image.mode not in {"1", "L", "P", "I", *_SIXTEEN_BIT}:
+        if image.mode not in {"I", *_EIGHT_BIT, *_SIXTEEN_BIT}:
             found = f"mode {image.mode}"
             raise ImageError("mask not usable", found=found, wanted="one channel of ids", remedy=remedy)
         ids = np.array(image).astype(np.int64)  # mode 1 gives booleans: ids 0 and 1
         if ids.size and not 0 <= ids.min() <= ids.max() <= 65535:
             raise ImageError("mask not usable", found=f"ids {ids.min()}..{ids.max()}", wanted="0..65535")
-        return ids.astype(np.uint16)
+        return ids.astype(np.uint8 if image.mode in _EIGHT_BIT else np.uint16)
 
 
 def cut(array: NDArray[Scalar], box: Box) -> NDArray[Scalar]:

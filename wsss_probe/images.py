@@ -234,7 +234,7 @@ class ManifestSource:
         self.preprocessing = preprocessing
         self._max_pixels = max_pixels
         self._images: _Shelf[Decoded] = _Shelf(lambda decoded: decoded.pixels.nbytes)
-        self._masks: _Shelf[NDArray[np.uint16]] = _Shelf(lambda ids: ids.nbytes)
+        self._masks: _Shelf[NDArray[np.uint8 | np.uint16]] = _Shelf(lambda ids: ids.nbytes)
 
     def __reduce__(self) -> tuple[Callable[..., ManifestSource], tuple[object, ...]]:
         # Shelves and their locks stay behind: another process reads for itself

@@ -153,8 +153,9 @@ class MaskSpec:
 def deduce(paths: Sequence[Path]) -> MaskSpec:
     """Guess what ids mean from up to 20 masks, evenly spaced over ``paths``.
 
-    Ids {0, x} make one class ``foreground``; ids above 255 or more than 32 of them are instances
-    of ``foreground``; else each id but 0 is a class ``mask <id>``. Unreadable masks are passed over.
+    Files with more than 8 bits, more than 32 ids and masks that are all 0 are taken as instances of
+    ``foreground``; ids {0, x} make one class ``foreground``; else each id but 0 is a class
+    ``mask <id>``. Unreadable masks are passed over.
 
     Parameters
     ----------
@@ -166,24 +167,27 @@ def deduce(paths: Sequence[Path]) -> MaskSpec:
     MaskSpec
     """
     chosen = np.unique(np.linspace(0, len(paths) - 1, min(_SAMPLE, len(paths))).round().astype(int))
-    found = _ids_in(paths[index] for index in chosen)
+    found, wide = _ids_in(paths[index] for index in chosen)
     objects = sorted(found - {0})
-    if not objects or objects[-1] > 255 or len(found) > _MOST_CLASSES:
+    if not objects or wide or len(found) > _MOST_CLASSES:
         return MaskSpec.instances()
     if len(objects) == 1:
         return MaskSpec((("foreground", (objects[0],)),))
     return MaskSpec(tuple((f"mask {one}", (one,)) for one in objects))
 
 
-def _ids_in(paths: Iterable[Path]) -> set[int]:
+def _ids_in(paths: Iterable[Path]) -> tuple[set[int], bool]:
+    """Find all ids, and whether a file holds more than 8 bits."""
     found: set[int] = set()
+    wide = False
     for path in paths:
         try:
             ids = decode_mask(path)
         except ImageError:
             continue  # the survey will say so for each image; one bad mask must not stop the reading
         found.update(np.flatnonzero(np.bincount(ids.ravel())).tolist())
-    return found
+        wide = wide or ids.dtype.itemsize > 1
+    return found, wide
 
 
 # -- declared beside the manifest -------------------------------------------------------------
