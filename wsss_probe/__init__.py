@@ -34,7 +34,8 @@ from wsss_probe.errors import ExitCode, ProbeError
 from wsss_probe.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from wsss_probe.run import audit, open_run, record
+    from wsss_probe.api import audit, record
+    from wsss_probe.run import open_run
 
 __version__ = "0.1.0"
 
@@ -68,7 +69,7 @@ __all__ = [
     "record",
 ]
 
-_LAZY = {"audit": "wsss_probe.run", "open_run": "wsss_probe.run", "record": "wsss_probe.run"}
+_LAZY = {"audit": "wsss_probe.api", "open_run": "wsss_probe.run", "record": "wsss_probe.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -625,6 +625,15 @@ class Run(Protocol):
     def controls(self) -> Sequence[Control]:
         """Controls, in the order of their names; may be empty."""
 
+    @property
+    def not_testable(self) -> str:
+        """Why no conclusion may rest on this classifier; an empty text when one may.
+
+        It may not when the AUC on held-out labelled images has a lower bound under 0.7. Statements
+        about class evidence then say ``not testable here`` and give this reason. Without labels the
+        text is empty, since nothing is known against the classifier, and the report says so.
+        """
+
     def rows(self, probe: str) -> xr.Dataset:
         """Rows of a probe, dims ``image, …``; NaN for unreadable images."""
 

@@ -1,0 +1,37 @@
+# Everything a newcomer needs: each target works alone on a machine with Python 3.11+ and make.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   := build/demo
+
+.PHONY: demo test lint bench setup clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/ready
+
+# pip, not uv: only pip finds the CPU build of torch where an index offers one beside the CUDA build.
+$(VENV)/ready: requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml) docs/hello-plugin/pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsss-probe needs Python 3.11 or newer; run: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
+	touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/python demo/make_section.py $(DEMO)
+	$(BIN)/python demo/run_demo.py $(DEMO) reports/demo/report.html
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy wsss_probe $(foreach p,$(wildcard plugins/*/wsss_probe_*),$(p)) docs/hello-plugin demo
+	$(BIN)/python tools/measure_style.py --check wsss_probe $(wildcard plugins/*/wsss_probe_*)
+
+bench: $(VENV)/ready
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,259 @@
+"""The two calls of the Python interface that run a network: ``audit`` and ``record``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from wsss_probe.auditing import AuditOutcome, Progress, perform
+from wsss_probe.config import AuditOptions, resolve
+from wsss_probe.errors import UsageError
+from wsss_probe.host import PluginHost
+from wsss_probe.images import Sample, Source, TensorSource
+from wsss_probe.preparation import Prepared, Subject, find_subject, prepare
+from wsss_probe.store import Store
+from wsss_probe.survey import Task, run_stage
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Forecast", "audit", "forecast", "prepared_audit", "record", "run_folder"]
+
+Images = str | Path | Tensor | Source
+
+
+def audit(
+    model: nn.Module | str | Path,
+    images: Images,
+    *,
+    trust_code: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> AuditOutcome:
+    """Audit a network and write a run folder with a report.
+
+    Parameters
+    ----------
+    model : nn.Module, str or Path
+        A live network, or anything that ``--model`` takes.
+    images : str, Path, Tensor or Source
+        A folder, a manifest, or network input (image, channel, row, column).
+    trust_code : bool
+        Whether a factory in ``model`` may be run.
+    progress : callable, optional
+        See :func:`wsss_probe.auditing.perform`.
+    **options
+        Fields of :class:`wsss_probe.config.AuditOptions`.
+
+    Returns
+    -------
+    AuditOutcome
+
+    Raises
+    ------
+    ProbeError
+        For anything the user can mend; the message says how.
+    """
+    resolved = _resolved(model, images, options)
+    host = PluginHost(strict=resolved.strict)
+    host.load(only=resolved.only_plugins, without=resolved.no_plugin)
+    prepared = prepared_audit(resolved, host, model, images, trust_code)
+    command = f"wsss_probe.audit({resolved.model!r}, {resolved.images!r})"
+    return perform(prepared, run_folder(resolved, prepared.subject), command, progress)
+
+
+def prepared_audit(
+    options: AuditOptions,
+    host: PluginHost,
+    model: nn.Module | str | Path = "",
+    images: Images = "",
+    trust_code: bool = False,
+) -> Prepared:
+    """Prepare an audit from options, with a live network or images in memory where given."""
+    module = model if isinstance(model, nn.Module) else None
+    subject = find_subject(options, host, module, _source(images), trust_code)
+    return prepare(options, host, subject)
+
+
+def run_folder(options: AuditOptions, subject: Subject) -> Path:
+    """Folder of a run: ``--out``, or ``runs/<network>``."""
+    if options.out:
+        return Path(options.out)
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in subject.model.name).strip("-.")
+    return Path("runs") / (name or "model")
+
+
+def _resolved(model: nn.Module | str | Path, images: Images, options: Mapping[str, Any]) -> AuditOptions:
+    named = {} if isinstance(model, nn.Module) else {"model": str(model)}
+    where = {"images": str(images)} if isinstance(images, str | Path) else {}
+    return resolve({**named, **where, **options})
+
+
+def _source(images: Images) -> Source | None:
+    if isinstance(images, str | Path):
+        return None
+    return TensorSource(images) if isinstance(images, Tensor) else images
+
+
+# -- what it will cost -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Price of an audit, from a rehearsal on its first images.
+
+    Parameters
+    ----------
+    images, networks : int
+        Networks are the audited one and its controls.
+    seconds : float
+        Survey only, on this machine.
+    bytes : int
+        On disk, compressed as in the rehearsal.
+    rehearsed : int
+        Images of the rehearsal.
+    """
+
+    images: int
+    networks: int
+    seconds: float
+    bytes: int
+    rehearsed: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some images of a source, counted from 0."""
+
+    source: Source
+    chosen: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def read(self, index: int) -> Sample:
+        return replace(self.source.read(self.chosen[index]), index=index)
+
+
+def forecast(prepared: Prepared) -> Forecast:
+    """Run the survey on a few images in memory, and scale up.
+
+    Parameters
+    ----------
+    prepared : Prepared
+
+    Returns
+    -------
+    Forecast
+    """
+    import time
+
+    total = len(prepared.subject.source)
+    number = min(total, prepared.plan.execution.batch_size)
+    chosen = np.unique(np.linspace(0, total - 1, number).astype(int))
+    part = _Part(prepared.subject.source, tuple(int(i) for i in chosen))
+    store = Store(None, len(part), prepared.plan.execution.shard, prepared.plan.id)
+    task = _task(prepared, part, store, prepared.labels[chosen])
+    started = time.perf_counter()
+    run_stage(task)
+    seconds = time.perf_counter() - started
+    networks = 1 + len(prepared.plan.controls)
+    scale = total / len(part)
+    return Forecast(
+        total, networks, seconds * scale * networks, int(store.bytes_stored() * scale * networks), len(part)
+    )
+
+
+def _task(prepared: Prepared, source: Source, store: Store, labels: np.ndarray) -> Task:
+    return Task(
+        plan=prepared.plan,
+        module=prepared.subject.working,
+        source=source,
+        labels=labels,
+        survey=prepared.survey,
+        explainers=prepared.explainers,
+        probes=prepared.stages[0] if prepared.stages else (),
+        needs=prepared.needs,
+        store=store,
+        host=prepared.host,
+    )
+
+
+# -- activations as data -----------------------------------------------------------------------
+
+
+def record(
+    model: nn.Module | str | Path,
+    images: Images,
+    layers: str | Sequence[str],
+    *,
+    out: str | Path | None = None,
+    trust_code: bool = False,
+    **options: Any,
+) -> xr.DataTree:
+    """Record the activations of layers as labelled data.
+
+    Parameters
+    ----------
+    model : nn.Module, str or Path
+        A live network, or anything that ``--model`` takes.
+    images : str, Path, Tensor or Source
+        A folder, a manifest, or network input (image, channel, row, column).
+    layers : str or sequence of str
+        Dotted names; see ``wsss-probe layers``.
+    out : str or Path, optional
+        Folder for ``data.zarr``; without it the data stay in memory.
+    trust_code : bool
+    **options
+        Fields of :class:`wsss_probe.config.AuditOptions`, such as ``weights``, ``preprocess``,
+        ``batch_size``, ``device``.
+
+    Returns
+    -------
+    DataTree
+        ``activations/<layer>`` with ``maps`` (image, channel, row, column), float16, and ``mean``
+        (image, channel); ``predictions`` with ``logits`` (image, class). Lazy.
+
+    Raises
+    ------
+    UsageError, ModelError
+        When the network, the images or a layer cannot be used.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> tree = record(net, torch.zeros(2, 3, 8, 8), "1")
+    >>> tree["activations/1/maps"].sizes["channel"]
+    4
+    """
+    names = [layers] if isinstance(layers, str) else list(layers)
+    asked = {"layers": tuple(names), "store_activations": tuple(names), "controls": "none", **options}
+    resolved = _resolved(model, images, asked)
+    host = PluginHost()
+    if isinstance(model, str | Path):
+        host.load()
+    subject = find_subject(
+        resolved, host, model if isinstance(model, nn.Module) else None, _source(images), trust_code
+    )
+    prepared = prepare(resolved, PluginHost(), subject)
+    folder = None if out is None else Path(out)
+    if folder is not None and (folder / "data.zarr").exists():
+        msg = f"'{folder}' holds data already"
+        raise UsageError(msg, remedy="choose another out=")
+    source = subject.source
+    store = Store(folder, len(source), prepared.plan.execution.shard, prepared.plan.id)
+    store.write_coordinate("image", np.arange(len(source)))
+    run_stage(_task(prepared, source, store, prepared.labels))
+    return store.tree()
+
+
+def command_line(arguments: Iterable[str]) -> str:
+    """Return the command as one can paste it into a shell."""
+    return shlex.join(["wsss-probe", *arguments])

@@ -1,0 +1,438 @@
+"""One audit from a plan to a finished run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wsss_probe.certificate import Certificate, certify
+from wsss_probe.controls import make_control
+from wsss_probe.errors import ExitCode, ProbeError
+from wsss_probe.findings import (
+    HOST,
+    certificate_finding,
+    control_findings,
+    quarantine_finding,
+    storage_finding,
+    total,
+    write_findings,
+)
+from wsss_probe.performance import Performance, measure_performance, performance_finding
+from wsss_probe.plan import Plan, same_plan
+from wsss_probe.run import AuditedRun, ControlRun, read_record
+from wsss_probe.schema import check_conclusion, check_sections
+from wsss_probe.store import LedgerLine, Store, exclusive, write_atomically
+from wsss_probe.survey import Task, run_stage, working_copy
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor, nn
+
+    from wsss_probe.contracts import Conclusion, Finding, Probe, Section
+    from wsss_probe.host import Offered
+    from wsss_probe.preparation import Prepared
+
+__all__ = ["AuditOutcome", "perform"]
+
+_FEW_BAD = 5
+_CONTROL_BATCHES = 4
+
+Advance = Callable[[int], None]
+Progress = Callable[[str, int], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditOutcome:
+    """What an audit left behind.
+
+    Parameters
+    ----------
+    folder : Path
+        The finished run.
+    exit_code : ExitCode
+        ``DONE``, or ``WITH_FAILURES`` when the report lists failures.
+    findings : tuple of (str, Finding)
+        Plugin and finding.
+    computed : int
+        Shards computed now; 0 when everything was there already.
+    """
+
+    folder: Path
+    exit_code: ExitCode
+    findings: tuple[tuple[str, Finding], ...]
+    computed: int
+
+
+@dataclass
+class _Progress:
+    """Counts images over the audited network and its controls."""
+
+    advance: Advance
+    computed: int = 0
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """One network after its passes."""
+
+    run: AuditedRun
+    lines: tuple[LedgerLine, ...]
+    conclusions: Mapping[str, Conclusion] = field(default_factory=dict)
+
+
+def perform(prepared: Prepared, folder: Path, command: str, progress: Progress | None = None) -> AuditOutcome:
+    """Run a prepared audit, or resume it, or find it done.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    folder : Path
+        Final run folder; work happens in ``<folder>.partial``.
+    command : str
+        What was asked for, for the record.
+    progress : callable, optional
+        ``progress(title, images)`` gives a context manager that yields a function to call with the
+        number of images done.
+
+    Returns
+    -------
+    AuditOutcome
+
+    Raises
+    ------
+    PlanError
+        When ``folder`` holds another run, or another process writes it.
+    ProbeError
+        With exit code 6 when too many images are unreadable; the quarantine list is written.
+    """
+    if same_plan(prepared.plan, folder):
+        return _already(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    same_plan(prepared.plan, partial)
+    started = time.time()
+    with exclusive(partial):
+        prepared.plan.write(partial)
+        outcome = _perform_in(prepared, partial, (command, started), progress or _silent)
+    (partial / "lock").unlink(missing_ok=True)
+    partial.replace(folder)
+    return replace(outcome, folder=folder)
+
+
+def _already(folder: Path) -> AuditOutcome:
+    from wsss_probe.findings import read_findings
+
+    record = read_record(folder)
+    return AuditOutcome(folder, ExitCode(record["exit_code"]), tuple(read_findings(folder)), 0)
+
+
+@contextmanager
+def _silent(_title: str, _images: int) -> Iterator[Advance]:
+    yield lambda _number: None
+
+
+def _perform_in(
+    prepared: Prepared, folder: Path, asked: tuple[str, float], progress: Progress
+) -> AuditOutcome:
+    subject, plan = prepared.subject, prepared.plan
+    (folder / "run.json").unlink(missing_ok=True)
+    with certify(subject.model.module, subject.examples.cpu()) as witness:
+        with progress("audited network", len(subject.source) * len(prepared.stages)) as advance:
+            audited = _survey(prepared, subject.working, folder, plan, advance)
+        controls = []
+        for name in plan.controls:
+            with progress(f"control {name}", len(subject.source) * len(prepared.stages)) as advance:
+                controls.append(_survey_control(prepared, folder, name, advance))
+        run, conclusions = _conclude(prepared, audited, tuple(controls))
+        sections = _sections(prepared, run)
+    findings = _findings(prepared, run, (audited, *controls), witness.certificate)
+    findings += [(name, f) for name, c in conclusions for f in c.findings]
+    return _finish(prepared, run, _Results(findings, sections, witness.certificate, audited.lines, asked))
+
+
+# -- surveys -----------------------------------------------------------------------------------
+
+
+def _survey(prepared: Prepared, module: nn.Module, folder: Path, plan: Plan, advance: Advance) -> _Surveyed:
+    """Pass over the images once per stage; conclude in between what later stages read."""
+    subject = prepared.subject
+    store = Store(folder, len(subject.source), plan.execution.shard, plan.id)
+    store.sweep()
+    lines: list[LedgerLine] = []
+    run = _opened(prepared, store, module)
+    for number, probes in enumerate(prepared.stages):
+        task = Task(
+            plan=plan,
+            module=module,
+            source=subject.source,
+            labels=prepared.labels,
+            survey=prepared.survey,
+            explainers=prepared.explainers,
+            probes=probes,
+            needs=prepared.needs,
+            store=store,
+            host=prepared.host,
+            stage=str(number),
+            tables=run.summaries,
+        )
+        lines += run_stage(task, advance)
+        if number == 0:
+            _record_images(prepared, store, lines)
+            run = replace(run, images=_images(prepared, lines))
+            _check_quarantine(prepared, folder, lines)
+        if number + 1 < len(prepared.stages):
+            concluded = dict(_concluded(prepared, run, probes))
+            run = replace(run, summaries={**run.summaries, **{n: c.summary for n, c in concluded.items()}})
+    return _Surveyed(run, tuple(lines))
+
+
+def _survey_control(prepared: Prepared, folder: Path, name: str, advance: Advance) -> _Surveyed:
+    plan = prepared.plan.for_control(name)
+    module = make_control(
+        name, prepared.subject.model.module, _control_batches(prepared), plan.execution.seed
+    )
+    module = working_copy(module, plan.execution)
+    surveyed = _survey(replace(prepared, plan=plan), module, folder / "controls" / name, plan, advance)
+    run = surveyed.run
+    control = ControlRun(
+        survey=run.survey,
+        store=run.store,
+        images=run.images,
+        groups=run.groups,
+        source=run.source,
+        module=module,
+        working=module,
+        summaries=run.summaries,
+        name=name,
+        audited=Store(folder, len(prepared.subject.source), plan.execution.shard, prepared.plan.id),
+    )
+    return replace(surveyed, run=control)
+
+
+def _control_batches(prepared: Prepared) -> list[Tensor]:
+    """Unlabelled images to adapt a control's normalisation, spread over all images."""
+    import torch
+
+    source, size = prepared.subject.source, prepared.plan.execution.batch_size
+    wanted = min(len(source), size * _CONTROL_BATCHES)
+    order = np.unique(np.linspace(0, len(source) - 1, wanted).astype(int))
+    tensors = [sample.tensor for sample in (source.read(int(i)) for i in order) if sample.tensor is not None]
+    return [torch.stack(tensors[low : low + size]) for low in range(0, len(tensors), size)]
+
+
+def _opened(prepared: Prepared, store: Store, module: nn.Module) -> AuditedRun:
+    subject = prepared.subject
+    return AuditedRun(
+        survey=prepared.survey,
+        store=store,
+        images=subject.manifest.frame,
+        groups=subject.manifest.groups,
+        source=subject.source,
+        module=subject.model.module,
+        working=module,
+    )
+
+
+# -- images ------------------------------------------------------------------------------------
+
+
+def _unreadable(lines: Sequence[LedgerLine]) -> dict[int, str]:
+    first = [line for line in lines if line.stage == "0"]
+    return {int(key): why for line in first for key, why in line.unreadable.items() if key.isdecimal()}
+
+
+def _mask_errors(lines: Sequence[LedgerLine]) -> dict[int, str]:
+    first = [line for line in lines if line.stage == "0"]
+    pairs = [(key.partition(":"), why) for line in first for key, why in line.unreadable.items()]
+    return {int(index): why for (kind, _, index), why in pairs if kind == "mask"}
+
+
+def _images(prepared: Prepared, lines: Sequence[LedgerLine]) -> pd.DataFrame:
+    frame = prepared.subject.manifest.frame.copy()
+    frame["readable"] = ~frame.index.isin(list(_unreadable(lines)))
+    return frame
+
+
+def _record_images(prepared: Prepared, store: Store, lines: Sequence[LedgerLine]) -> None:
+    """Write the manifest into the run, so that its tables can be read without any other file."""
+    import xarray as xr
+
+    frame = _images(prepared, lines)
+    columns = {}
+    for name in frame.columns:
+        values = frame[name].to_numpy()
+        plain = values if values.dtype.kind in "bif" else np.array([_text(v) for v in values], dtype=object)
+        columns[str(name)] = ("image", plain)
+    store.write_static("images", xr.Dataset(columns))
+    store.write_coordinate("image", np.arange(len(frame)))
+
+
+def _text(value: object) -> str:
+    """Text that UTF-8 can hold; file names may hold bytes that it cannot."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _check_quarantine(prepared: Prepared, folder: Path, lines: Sequence[LedgerLine]) -> None:
+    """Write ``quarantine.csv``; stop when too many images are unreadable."""
+    bad = _unreadable(lines)
+    masks = _mask_errors(lines)
+    names = prepared.subject.manifest.frame["image"]
+    rows = [("image", "unreadable", i, why) for i, why in sorted(bad.items())]
+    rows += [("mask", "refused", i, why) for i, why in sorted(masks.items())]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["index", "image", "what", "reason"])
+    writer.writerows([i, _text(names.iloc[i]), f"{what} {state}", _text(why)] for what, state, i, why in rows)
+    write_atomically(folder / "quarantine.csv", text.getvalue())
+    limit = max(_FEW_BAD, prepared.options.max_bad_fraction * len(names))
+    if len(bad) > limit or len(bad) == len(names):
+        msg = "too many images cannot be read"
+        error = ProbeError(
+            msg,
+            found=f"{len(bad)} of {len(names)}, the first: {next(iter(bad.values()))}",
+            wanted=f"at most {int(limit)}",
+            remedy=f"see {folder / 'quarantine.csv'}, or raise --max-bad-fraction",
+        )
+        error.exit_code = ExitCode.WITH_FAILURES
+        raise error
+
+
+# -- conclusions -------------------------------------------------------------------------------
+
+
+def _concluded(
+    prepared: Prepared, run: AuditedRun, probes: Sequence[Offered[Probe]]
+) -> Iterator[tuple[str, Conclusion]]:
+    for offered in probes:
+        with prepared.host.guarded("conclude", offered) as guard:
+            if guard.enabled:
+                yield offered.item.name, check_conclusion(offered.item.conclude(run), offered.item.name)
+
+
+def _conclude(
+    prepared: Prepared, audited: _Surveyed, controls: tuple[_Surveyed, ...]
+) -> tuple[AuditedRun, list[tuple[str, Conclusion]]]:
+    """Conclude every probe, in the order of their dependencies; the summaries go into the run."""
+    control_runs = tuple(c.run for c in controls if isinstance(c.run, ControlRun))
+    performance = _performance(prepared, audited.run)
+    run = replace(audited.run, controls=control_runs, not_testable=performance.not_testable)
+    made: list[tuple[str, Conclusion]] = []
+    for probes in prepared.stages:
+        for offered in probes:
+            for name, conclusion in _concluded(prepared, run, [offered]):
+                run.store.write_static(f"{_summary_path(name)}", conclusion.summary)
+                run = replace(run, summaries={**run.summaries, name: conclusion.summary})
+                made.append((offered.plugin, conclusion))
+    return run, made
+
+
+def _summary_path(name: str) -> str:
+    from wsss_probe.survey import probe_path
+
+    return f"{probe_path(name)}/summary"
+
+
+def _performance(prepared: Prepared, run: AuditedRun) -> Performance:
+    return measure_performance(
+        run.logits.values,
+        prepared.labels,
+        prepared.survey.multilabel,
+        run.groups,
+        run.images["split"].to_numpy(dtype=object),
+    )
+
+
+def _sections(prepared: Prepared, run: AuditedRun) -> tuple[Section, ...]:
+    """Sections of every probe that concluded."""
+    made: list[Section] = []
+    for offered in (o for stage in prepared.stages for o in stage):
+        summary = run.summaries.get(offered.item.name)
+        with prepared.host.guarded("sections", offered) as guard:
+            if guard.enabled and summary is not None:
+                made += check_sections(offered.item.sections(summary, run), offered.item.name)
+    return tuple(made)
+
+
+def _findings(
+    prepared: Prepared, run: AuditedRun, surveyed: Sequence[_Surveyed], certificate: Certificate
+) -> list[tuple[str, Finding]]:
+    """What the host itself has to say."""
+    lines = [line for part in surveyed[:1] for line in part.lines]
+    controls = [part.run for part in surveyed if isinstance(part.run, ControlRun)]
+    alive = {c.name: {layer: c.alive(layer) for layer in run.survey.layers} for c in controls}
+    own = [
+        performance_finding(_performance(prepared, run)),
+        certificate_finding(certificate),
+        quarantine_finding(_unreadable(lines), len(run.images)),
+        *control_findings(alive),
+        *storage_finding(total(line.counters for line in lines)),
+    ]
+    return [(HOST, finding) for finding in own if finding is not None] + list(prepared.findings)
+
+
+# -- the folder --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """What is left to write down."""
+
+    findings: list[tuple[str, Finding]]
+    sections: tuple[Section, ...]
+    certificate: Certificate
+    lines: tuple[LedgerLine, ...]
+    asked: tuple[str, float]
+
+
+def _finish(prepared: Prepared, run: AuditedRun, results: _Results) -> AuditOutcome:
+    from wsss_probe.overview import write_report
+
+    folder = run.path
+    code = ExitCode.WITH_FAILURES if prepared.host.failures else ExitCode.DONE
+    write_findings(folder, results.findings)
+    record = _record(prepared, run, results, code)
+    write_report(prepared, run, record, (results.findings, results.sections))
+    run.store.sweep()
+    write_atomically(folder / "run.json", json.dumps(record, indent=2))
+    return AuditOutcome(folder, code, tuple(results.findings), len(results.lines))
+
+
+def _record(prepared: Prepared, run: AuditedRun, results: _Results, code: ExitCode) -> dict[str, Any]:
+    """Provenance, as ``run.json`` keeps it."""
+    from dataclasses import asdict
+
+    plan = prepared.plan
+    command, started = results.asked
+    return {
+        "plan": plan.id,
+        "command": command,
+        "exit_code": int(code),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 2),
+        "model": dict(plan.model),
+        "preprocessing": dict(plan.preprocessing),
+        "data": {**plan.data, "unreadable": len(_unreadable(results.lines))},
+        "layers": {name: asdict(info) for name, info in prepared.survey.layers.items()},
+        "layers_reason": plan.layers_reason,
+        "head": {
+            "linear": run.survey.head.linear,
+            "layer": run.survey.head.layer,
+            "reason": run.survey.head.reason,
+        },
+        "controls": {c.name: {layer: c.alive(layer) for layer in run.survey.layers} for c in run.controls},
+        "probes": [dict(probe) for probe in plan.probes],
+        "refused": [list(item) for item in prepared.refused],
+        "failures": [failure.to_dict() for failure in prepared.host.failures],
+        "counters": total(line.counters for line in results.lines),
+        "certificate": asdict(results.certificate),
+        "libraries": dict(plan.libraries),
+        "options": prepared.options.model_dump(mode="json"),
+    }

@@ -1,0 +1,348 @@
+"""The command line: it parses and calls, and holds no logic.
+
+Nothing heavy is imported before a command runs: ``--help`` must be instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import click
+import typer
+
+from wsss_probe import __version__
+from wsss_probe.errors import ExitCode, ProbeError, UsageError
+from wsss_probe.host import PluginHost
+from wsss_probe.names import display
+
+if TYPE_CHECKING:
+    from wsss_probe.config import AuditOptions
+
+__all__ = ["build_app", "run"]
+
+_HELP = "Audit a trained CNN: where it looks, which channels carry it, and whether any of it beats chance."
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="torchvision/NAME, timm/NAME, a run folder or model card, or file.py:factory, pkg.mod:factory."
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(help="Checkpoint (.safetensors, .pt, .pth, .th), or 'random' for an untrained network."),
+]
+ModelArguments = Annotated[
+    str | None, typer.Option("--model-args", help="Arguments of the network: num_classes=2,dropout=0.1")
+]
+Images = Annotated[str | None, typer.Option(help="Folder of images, or a manifest.")]
+ManifestFile = Annotated[
+    str | None, typer.Option("--manifest", help="CSV or Parquet; with --images its root.")
+]
+Layers = Annotated[str | None, typer.Option(help="Dotted names, patterns, or 'auto'; comma-separated.")]
+Classes = Annotated[str | None, typer.Option(help="Names of the outputs, in order; comma-separated.")]
+Targets = Annotated[
+    str | None, typer.Option(help="Whose evidence is mapped: predicted, label, all, or class names.")
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(help="imagenet, unit, cifar10, …, a TOML or JSON file, or 'size=96 mean=.7,.5,.7'."),
+]
+Out = Annotated[str | None, typer.Option(help="Run folder; default runs/<network>.")]
+RunFile = Annotated[Path | None, typer.Option(help="TOML file with the same options; flags win.")]
+OnlyPlugins = Annotated[str | None, typer.Option(help="Load these plugins and no others.")]
+NoPlugin = Annotated[str | None, typer.Option(help="Leave these plugins out.")]
+Controls = Annotated[str | None, typer.Option(help="Control networks: shuffled:3,reinit:2, or none.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per forward pass.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the controls.")]
+MaxImages = Annotated[int | None, typer.Option(help="Audit at most this many images, evenly spread.")]
+MaxBad = Annotated[
+    float | None, typer.Option("--max-bad-fraction", help="Stop above this share of bad images.")
+]
+Store = Annotated[str | None, typer.Option("--store-activations", help="Keep the maps of these layers.")]
+AllowMissing = Annotated[
+    str | None, typer.Option(help="Tensors that the checkpoint may lack; comma-separated.")
+]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python code that --model names.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at a plugin's first error.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be computed and its price, then stop.")
+]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar; one line a minute.")]
+
+
+def audit(
+    context: typer.Context,
+    model: Model = None,
+    weights: Weights = None,
+    images: Images = None,
+    manifest: ManifestFile = None,
+    layers: Layers = None,
+    classes: Classes = None,
+    targets: Targets = None,
+    preprocess: Preprocess = None,
+    out: Out = None,
+    run_file: RunFile = None,
+    controls: Controls = None,
+    only_plugins: OnlyPlugins = None,
+    no_plugin: NoPlugin = None,
+    model_arguments: ModelArguments = None,
+    device: Device = None,
+    batch_size: BatchSize = None,
+    seed: Seed = None,
+    max_images: MaxImages = None,
+    max_bad_fraction: MaxBad = None,
+    store_activations: Store = None,
+    allow_missing: AllowMissing = None,
+    trust_code: TrustCode = False,
+    strict: Strict = False,
+    dry_run: DryRun = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Audit a network on images and write a run folder with a report."""
+    from wsss_probe.commands import run_audit
+
+    options = _options(context, run_file)
+    run_audit(options, _host(options), trust_code=trust_code, dry_run=dry_run, quiet=no_progress)
+
+
+def layers(
+    context: typer.Context,
+    model: Model = None,
+    weights: Weights = None,
+    images: Images = None,
+    preprocess: Preprocess = None,
+    model_arguments: ModelArguments = None,
+    run_file: RunFile = None,
+    only_plugins: OnlyPlugins = None,
+    no_plugin: NoPlugin = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """List the layers of a network: shape, stride, receptive field, and which explainers suit them."""
+    from wsss_probe.commands import list_layers
+
+    options = _options(context, run_file)
+    list_layers(options, _host(options), trust_code=trust_code)
+
+
+Folder = Annotated[str, typer.Argument(help="Folder of images, or a manifest to tile.")]
+ManifestOut = Annotated[str, typer.Option("--out", help="Manifest to write (.csv or .parquet).")]
+Pattern = Annotated[
+    str | None, typer.Option(help="Regular expression on file names with groups label, group, split.")
+]
+Tile = Annotated[int | None, typer.Option(help="Cut images into tiles of this many pixels.")]
+Stride = Annotated[int | None, typer.Option(help="Distance between tiles; default the tile size.")]
+LabelFromMask = Annotated[
+    str | None, typer.Option(help="Label tiles by mask area: 'gland:foreground>=0.3,none:foreground<=0.02'.")
+]
+Split = Annotated[str | None, typer.Option(help="Split by group: train=0.8,test=0.2")]
+
+
+def manifest(
+    folder: Folder,
+    out: ManifestOut,
+    pattern: Pattern = None,
+    tile: Tile = None,
+    stride: Stride = None,
+    label_from_mask: LabelFromMask = None,
+    split: Split = None,
+    seed: Seed = 0,
+) -> None:
+    """Write a manifest of a folder: class/x.png folders, images/ and masks/, or plain files."""
+    from wsss_probe.commands import ManifestRequest, make_manifest
+
+    request = ManifestRequest(folder, out, pattern, tile, stride, label_from_mask, split, seed or 0)
+    _say(make_manifest(request))
+
+
+def plugins_list(only_plugins: OnlyPlugins = None, no_plugin: NoPlugin = None) -> None:
+    """List the installed plugins: version, hooks, state, and why one failed."""
+    from wsss_probe.commands import list_plugins
+
+    host = PluginHost()
+    host.load(only=_words(only_plugins), without=_words(no_plugin))
+    list_plugins(host)
+
+
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="Finished run.", metavar="RUN")],
+) -> None:
+    """Write the report of a finished run again, from what the run keeps."""
+    from wsss_probe.commands import write_again
+
+    _say(str(write_again(run_folder)))
+
+
+def doctor() -> None:
+    """Check the installation: libraries, their versions, plugins, and what is missing."""
+    from wsss_probe.commands import check_installation
+
+    host = PluginHost()
+    host.load()
+    if not check_installation(host):
+        raise typer.Exit(int(ExitCode.CONDITION_FAILED))
+
+
+# -- from flags to options ---------------------------------------------------------------------
+
+_NOT_OPTIONS = {"run_file", "trust_code", "dry_run", "no_progress"}
+
+
+def _options(context: typer.Context, run_file: Path | None) -> AuditOptions:
+    """Flags over file over defaults; a flag that was not given counts as nothing."""
+    from wsss_probe.config import resolve
+
+    flags = {key: value for key, value in context.params.items() if key not in _NOT_OPTIONS}
+    given = {key: value for key, value in flags.items() if value is not None and value is not False}
+    if "model_arguments" in given:
+        given["model_arguments"] = _arguments(given["model_arguments"])
+    return resolve(given, run_file)
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """Read ``a=1,b=x`` as numbers and truth values where they look like it, else as text."""
+    import json
+
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if any(not mark for _, mark, _ in pairs):
+        msg = "--model-args cannot be read"
+        raise UsageError(msg, found=text, wanted="name=value,name=value")
+    values: dict[str, Any] = {}
+    for key, _, value in pairs:
+        try:
+            values[key.strip()] = json.loads(value)
+        except ValueError:
+            values[key.strip()] = value.strip()
+    return values
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _host(options: AuditOptions) -> PluginHost:
+    host = PluginHost(strict=options.strict)
+    host.load(only=options.only_plugins, without=options.no_plugin)
+    return host
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+# -- the application ---------------------------------------------------------------------------
+
+
+def build_app(host: PluginHost | None = None) -> typer.Typer:
+    """Build the command line, with the commands that plugins add.
+
+    Parameters
+    ----------
+    host : PluginHost, optional
+        Loaded plugins; without one only the host's own commands are there.
+
+    Returns
+    -------
+    Typer
+    """
+    app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_version_option)
+    for command in (audit, layers, manifest, report, doctor):
+        app.command()(command)
+    groups = {"plugins": typer.Typer(help="Plugins that are installed.", no_args_is_help=True)}
+    groups["plugins"].command("list")(plugins_list)
+    for offered in host.collect_commands({"audit", "layers", "manifest", "report", "doctor"}) if host else ():
+        _add(app, groups, offered.item.name, (offered.item.summary, offered.item.target))
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
+    return app
+
+
+def _version_option(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
+) -> None:
+    if version:
+        _say(f"wsss-probe {__version__}")
+        raise typer.Exit
+
+
+def _add(app: typer.Typer, groups: dict[str, typer.Typer], name: str, what: tuple[str, str]) -> None:
+    """Add a plugin's command; its module is imported when it runs or asks for its own help."""
+    summary, target = what
+    first, _, second = name.partition(" ")
+    if second and first not in groups:
+        groups[first] = typer.Typer(help=f"{first.capitalize()} something.", no_args_is_help=True)
+    parent = groups[first] if second else app
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    parent.command(second or first, help=summary, context_settings=settings, add_help_option=False)(
+        _deferred(name, target)
+    )
+
+
+def _deferred(name: str, target: str) -> Callable[[typer.Context], None]:
+    def command(context: typer.Context) -> None:
+        from importlib import import_module
+
+        module, _, function = target.partition(":")
+        inner = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        inner.command()(getattr(import_module(module), function))
+        result = typer.main.get_command(inner).main(
+            context.args, prog_name=f"wsss-probe {name}", standalone_mode=False
+        )
+        if isinstance(result, int) and result:
+            raise typer.Exit(result)
+
+    return command
+
+
+def run(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit code.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; by default those of the process.
+    """
+    sys.exit(int(_run(list(sys.argv[1:] if arguments is None else arguments))))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        # Failures of plugins are told by 'plugins list', 'doctor' and the report, not by --help.
+        host = PluginHost()
+        host.load()
+        command = typer.main.get_command(build_app(host))
+        result = command.main(arguments, prog_name="wsss-probe", standalone_mode=False)
+        return result if isinstance(result, int) else ExitCode.DONE
+    except ProbeError as error:
+        return _complain(str(error), error.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _complain("interrupted; the same command resumes", ExitCode.INTERRUPTED)
+    except click.exceptions.NoArgsIsHelpError as error:
+        _say(error.format_message())
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        return _complain(error.format_message(), ExitCode.USAGE)
+    except Exception as error:  # noqa: BLE001  # the last resort: a bug of ours, told as one
+        if os.environ.get("WSSS_PROBE_TRACE") == "1":
+            traceback.print_exc()
+        what = f"internal error: {type(error).__name__}: {error}; WSSS_PROBE_TRACE=1 shows where"
+        return _complain(what, ExitCode.INTERNAL)
+
+
+def _complain(text: str, code: ExitCode) -> int:
+    """Say what went wrong, on one line where the message is one."""
+    shown = "\n".join(_shown_line(line) for line in text.splitlines())
+    sys.stderr.write(f"wsss-probe: {shown}\n")
+    return code
+
+
+def _shown_line(line: str) -> str:
+    """Show a line without control characters, uncut."""
+    return "".join(display(character) if not character.isprintable() else character for character in line)

@@ -1,0 +1,300 @@
+"""What the commands of the command line do, once their flags are read."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from wsss_probe.errors import NothingToDoError, UsageError
+from wsss_probe.names import display
+
+if TYPE_CHECKING:
+    from wsss_probe.auditing import AuditOutcome
+    from wsss_probe.config import AuditOptions
+    from wsss_probe.host import PluginHost
+    from wsss_probe.manifest import Manifest, MaskRule
+    from wsss_probe.preparation import Prepared
+
+__all__ = [
+    "ManifestRequest",
+    "check_installation",
+    "list_layers",
+    "list_plugins",
+    "make_manifest",
+    "run_audit",
+    "write_again",
+]
+
+_MARK: Final = {"ok": "[green]✓[/]", "notice": "[yellow]•[/]", "warning": "[red]![/]"}
+
+
+# -- audit -------------------------------------------------------------------------------------
+
+
+def run_audit(
+    options: AuditOptions, host: PluginHost, *, trust_code: bool, dry_run: bool, quiet: bool
+) -> None:
+    """Run ``wsss-probe audit``; leaves with exit code 6 when the report lists failures."""
+    import typer
+
+    from wsss_probe import progress
+    from wsss_probe.allocator import tune_allocator
+    from wsss_probe.api import command_line, prepared_audit, run_folder
+    from wsss_probe.auditing import perform
+
+    tune_allocator()
+    prepared = prepared_audit(options, host, trust_code=trust_code)
+    folder = run_folder(options, prepared.subject)
+    if dry_run:
+        _print_forecast(prepared, folder)
+        return
+    watch = progress.lines if quiet else progress.bar
+    outcome = perform(prepared, folder, command_line(sys.argv[1:]), watch)
+    _print_outcome(outcome)
+    if outcome.exit_code:
+        raise typer.Exit(int(outcome.exit_code))
+
+
+def _print_forecast(prepared: Prepared, folder: Path) -> None:
+    from wsss_probe.api import forecast
+
+    price = forecast(prepared)
+    plan, console = prepared.plan, Console(highlight=False)
+    table = Table(show_header=False, box=None)
+    minutes = f"{price.seconds / 60:.1f} min" if price.seconds >= 100 else f"{price.seconds:.0f} s"
+    rows = {
+        "network": plan.model["name"],
+        "images": f"{price.images} × {price.networks} networks (the audited one and its controls)",
+        "layers": f"{', '.join(plan.layers)}: {plan.layers_reason}",
+        "explainers": ", ".join(f"{name} at {layer}" for name, layer in plan.relevance) or "none",
+        "probes": ", ".join(o.item.name for stage in prepared.stages for o in stage) or "none",
+        "predicted time": f"{minutes}, from a rehearsal on {price.rehearsed} images",
+        "predicted size": f"{price.bytes / 1e6:.1f} MB",
+        "run folder": str(folder),
+        "plan": plan.id[:16],
+    }
+    for key, value in rows.items():
+        table.add_row(key, escape(display(str(value)) if key == "network" else str(value)))
+    console.print(table)
+
+
+def _print_outcome(outcome: AuditOutcome) -> None:
+    console = Console(highlight=False)
+    order = ["warning", "notice", "ok"]
+    for plugin, finding in sorted(outcome.findings, key=lambda made: order.index(made[1].verdict)):
+        console.print(f"{_MARK[finding.verdict]} {escape(finding.statement)} [dim]({escape(plugin)})[/]")
+    if not outcome.computed:
+        console.print("Nothing to compute: this run is complete.")
+    console.print(f"Report: {escape(str(outcome.folder / 'report.html'))}", soft_wrap=True)
+
+
+# -- layers ------------------------------------------------------------------------------------
+
+
+def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) -> None:
+    """Print the layers of a network and what each plugin accepts."""
+    from wsss_probe.api import prepared_audit
+
+    named = replace_options(options, layers=("auto",), controls="none")
+    if not (named.images or named.manifest):
+        subject = _blank_subject(named, host, trust_code)
+    else:
+        subject = prepared_audit(named, host, trust_code=trust_code).subject
+    explainers = [offered.item for offered in host.collect_explainers()]
+    table = Table(box=None, pad_edge=False)
+    for heading in ("layer", "type", "output", "stride", "field", "calls", "suits"):
+        table.add_column(heading)
+    for info in subject.layers:
+        suits = [e.name for e in explainers if info.calls and not e.accepts(info, subject.head)]
+        cells = (
+            ("* " if info.name in subject.chosen.names else "  ") + info.name,
+            info.type,
+            "×".join(map(str, info.shape)) or "never runs",
+            f"{info.stride:g}" if info.stride else "",
+            str(info.receptive_field or ""),
+            str(info.calls),
+            ", ".join(suits),
+        )
+        table.add_row(*map(escape, cells))
+    console = Console(highlight=False)
+    console.print(table)
+    head = subject.head
+    said = f"linear on the mean of {head.layer}" if head.linear else f"not linear: {head.reason}"
+    console.print(
+        f"\n* chosen by 'auto': {escape(subject.chosen.reason)}\nhead: {escape(said)}", soft_wrap=True
+    )
+
+
+def _blank_subject(options: AuditOptions, host: PluginHost, trust_code: bool) -> Any:
+    """Look at the layers with a made-up image, when none was given."""
+    import torch
+
+    from wsss_probe.images import TensorSource
+    from wsss_probe.preparation import find_subject, load_network
+
+    model = load_network(options, host, trust_code=trust_code)
+    size = (224, 224)
+    channels = 3
+    if model.preprocessing is not None:
+        size, channels = model.preprocessing.size or size, model.preprocessing.channels
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((2, channels, *size), generator=generator)
+    return find_subject(options, host, model.module, TensorSource(images))
+
+
+def replace_options(options: AuditOptions, **changes: Any) -> AuditOptions:
+    """Return options with some fields changed."""
+    return options.model_copy(update=changes)
+
+
+# -- manifest ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRequest:
+    """What ``wsss-probe manifest`` was asked."""
+
+    folder: str
+    out: str
+    pattern: str | None = None
+    tile: int | None = None
+    stride: int | None = None
+    label_from_mask: str | None = None
+    split: str | None = None
+    seed: int = 0
+
+
+def make_manifest(request: ManifestRequest) -> str:
+    """Write a manifest.
+
+    Returns
+    -------
+    str
+        What was written, for people.
+    """
+    from wsss_probe.manifest import discover, read_manifest, split_by_group, tile, write_manifest
+
+    given = Path(request.folder)
+    table = given.suffix in {".csv", ".parquet"}
+    manifest = read_manifest(given) if table else discover(given, pattern=request.pattern)
+    said = f"{len(manifest.frame)} images"
+    if request.tile:
+        rules = _mask_rules(request.label_from_mask)
+        tiling = tile(manifest, request.tile, request.stride or request.tile, label_from_mask=rules)
+        manifest = tiling.manifest
+        dropped = ", ".join(f"{number} {why}" for why, number in tiling.dropped.items() if number)
+        said = f"{len(manifest.frame)} tiles" + (f" (dropped: {dropped})" if dropped else "")
+    if not len(manifest.frame):
+        msg = "no image is left"
+        raise NothingToDoError(msg, found=said, remedy="check --tile and --label-from-mask")
+    if request.split:
+        manifest = split_by_group(manifest, _fractions(request.split), request.seed)
+    write_manifest(manifest, Path(request.out))
+    return f"{request.out}: {said}{_label_summary(manifest)}"
+
+
+def _label_summary(manifest: Manifest) -> str:
+    counts = manifest.frame["label"].value_counts(sort=False)
+    named = [f"{display(str(label))} {number}" for label, number in counts.items() if label != ""]
+    return "; " + ", ".join(sorted(named)) if 0 < len(named) <= 20 else ""
+
+
+_RULE = re.compile(r"(?P<label>[^:]+):(?P<mask>.+?)(?P<sign>>=|<=)(?P<share>[0-9.]+)")
+
+
+def _mask_rules(text: str | None) -> tuple[MaskRule, ...]:
+    from wsss_probe.manifest import MaskRule
+
+    rules = []
+    for part in (part.strip() for part in (text or "").split(",") if part.strip()):
+        match = _RULE.fullmatch(part)
+        if match is None:
+            msg = "--label-from-mask cannot be read"
+            raise UsageError(msg, found=part, wanted="label:mask class>=share, e.g. gland:foreground>=0.3")
+        side = "at_least" if match["sign"] == ">=" else "at_most"
+        rules.append(MaskRule(match["label"], match["mask"], **{side: float(match["share"])}))
+    return tuple(rules)
+
+
+def _fractions(text: str) -> dict[str, float]:
+    try:
+        pairs = (part.split("=") for part in text.split(","))
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError as error:
+        msg = "--split cannot be read"
+        raise UsageError(msg, found=text, wanted="train=0.8,test=0.2") from error
+
+
+# -- plugins, report, doctor -------------------------------------------------------------------
+
+
+def list_plugins(host: PluginHost) -> None:
+    """Print the installed plugins."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("plugin", "distribution", "version", "state", "hooks", "error"):
+        table.add_column(heading)
+    for row in host.listing():
+        cells = (row.name, row.distribution, row.version, row.state, ", ".join(row.hooks), row.error)
+        table.add_row(*(escape(str(cell)) for cell in cells))
+    Console(highlight=False).print(table)
+
+
+def write_again(folder: Path) -> Path:
+    """Write the report of a finished run again."""
+    from wsss_probe.overview import render_again
+    from wsss_probe.run import read_record
+
+    read_record(folder)
+    return render_again(folder)
+
+
+_NEEDED: Final = ("torch", "xarray", "zarr", "pandas", "pillow", "plotly", "statsmodels", "scikit-image")
+_OPTIONAL: Final = {
+    "torchvision": "pip install 'wsss-probe[zoo]'",
+    "timm": "pip install 'wsss-probe[zoo]'",
+    "pyarrow": "pip install 'wsss-probe[parquet]'",
+}
+
+
+def check_installation(host: PluginHost) -> bool:
+    """Print one line per library and plugin, with the remedy where something is missing.
+
+    Returns
+    -------
+    bool
+        Whether everything needed is there and every plugin loads.
+    """
+    console = Console(highlight=False)
+    fine = True
+    for name in (*_NEEDED, *_OPTIONAL):
+        found = _version(name)
+        needed = name in _NEEDED
+        fine &= bool(found) or not needed
+        mark = _MARK["ok" if found else "warning" if needed else "notice"]
+        remedy = _OPTIONAL.get(name, f"pip install {name}")
+        console.print(f"{mark} {name} {escape(found or f'is not installed: {remedy}')}")
+    for row in host.listing():
+        loads = row.state in {"loaded", "left out"}
+        fine &= loads
+        tail = "" if loads else f": {row.error}"
+        console.print(
+            f"{_MARK['ok' if loads else 'warning']} plugin {escape(f'{row.name} {row.version}{tail}')}"
+        )
+    if not host.listing():
+        console.print(f"{_MARK['notice']} no plugins: pip install ./plugins/*/")
+    return fine
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

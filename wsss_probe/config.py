@@ -1,0 +1,132 @@
+"""Options of an audit: flags over a run file over defaults, resolved into one frozen value."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wsss_probe.errors import UsageError
+
+__all__ = ["AuditOptions", "MaskOptions", "read_run_file", "resolve"]
+
+
+class MaskOptions(BaseModel):
+    """How mask ids are meant; overrides the manifest's own declaration.
+
+    ``classes`` maps a class name to its id or ids; ``ignore`` lists ids that are not scored;
+    ``instances`` makes every id above 0 foreground.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classes: dict[str, int | list[int]] = Field(default_factory=dict)
+    ignore: list[int] = Field(default_factory=list)
+    instances: bool = False
+
+
+class AuditOptions(BaseModel):
+    """Everything that can be said about an audit. Names are those of the flags."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = ""
+    weights: str = ""
+    model_arguments: dict[str, Any] = Field(default_factory=dict)
+    images: str = ""
+    manifest: str = ""
+    layers: tuple[str, ...] = ("auto",)
+    classes: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ("predicted",)
+    preprocess: str = ""
+    out: str = ""
+    only_plugins: tuple[str, ...] = ()
+    no_plugin: tuple[str, ...] = ()
+    controls: str = "shuffled:3"
+    device: str = "cpu"
+    batch_size: int = Field(default=16, ge=1, le=65536)
+    seed: int = Field(default=0, ge=0)
+    max_images: int = Field(default=0, ge=0)
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
+    budget_gb: float = Field(default=20.0, gt=0)
+    store_activations: tuple[str, ...] = ()
+    allow_missing: tuple[str, ...] = ()
+    strict: bool = False
+    masks: MaskOptions = MaskOptions()
+    probes: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    explainers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """Read a TOML run file.
+
+    Raises
+    ------
+    UsageError
+        When it cannot be read, is not TOML, or asks to trust code: that is said on the command
+        line only, never in a file that travels with a model.
+    """
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"cannot read run file '{path}'"
+        raise UsageError(msg, found=error.strerror or str(error)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"run file '{path}' is not TOML"
+        raise UsageError(msg, found=str(error)) from error
+    if {"trust_code", "trust-code"} & set(found):
+        msg = f"run file '{path}' asks to trust code"
+        raise UsageError(msg, remedy="say --trust-code on the command line if you do")
+    return {key.replace("-", "_"): value for key, value in found.items()}
+
+
+def resolve(flags: Mapping[str, Any], run_file: Path | None = None) -> AuditOptions:
+    """Flags over file over defaults.
+
+    Parameters
+    ----------
+    flags : mapping
+        Only those that were given; None counts as not given.
+    run_file : Path, optional
+
+    Returns
+    -------
+    AuditOptions
+
+    Raises
+    ------
+    UsageError
+        For an unknown key (the nearest is named) or a value of the wrong type.
+    """
+    merged = read_run_file(run_file) if run_file else {}
+    merged |= {key: value for key, value in flags.items() if value is not None}
+    try:
+        return AuditOptions(**_listed(merged))
+    except ValidationError as error:
+        raise _usage_error(error, run_file) from error
+
+
+def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A single word where a list is meant is a list of one; commas separate."""
+    plural = {name for name, f in AuditOptions.model_fields.items() if f.annotation == tuple[str, ...]}
+    return {
+        key: tuple(part.strip() for part in value.split(",") if part.strip())
+        if key in plural and isinstance(value, str)
+        else value
+        for key, value in values.items()
+    }
+
+
+def _usage_error(error: ValidationError, run_file: Path | None) -> UsageError:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    source = f"run file '{run_file}'" if run_file else "options"
+    if first["type"] == "extra_forbidden":
+        known = MaskOptions.model_fields if where.startswith("masks.") else AuditOptions.model_fields
+        near = difflib.get_close_matches(where.rpartition(".")[2], list(known), n=1, cutoff=0.0)
+        return UsageError(f"unknown key in {source}", found=where, remedy=f"did you mean '{near[0]}'?")
+    return UsageError(f"bad value for '{where}' in {source}", found=repr(first["input"]), wanted=first["msg"])

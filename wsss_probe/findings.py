@@ -1,0 +1,138 @@
+"""Typed statements that a report shows and a program can check."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from wsss_probe.contracts import Finding
+from wsss_probe.store import write_atomically
+
+if TYPE_CHECKING:
+    from wsss_probe.certificate import Certificate
+
+__all__ = [
+    "HOST",
+    "certificate_finding",
+    "control_findings",
+    "quarantine_finding",
+    "read_findings",
+    "storage_finding",
+    "write_findings",
+]
+
+HOST: Final = "host"
+"""Who made a finding that no plugin made."""
+
+Made = tuple[str, Finding]
+
+
+def write_findings(folder: Path, findings: Sequence[Made]) -> None:
+    """Write ``findings.json``: one object per finding, with the plugin that made it."""
+    rows = [{"plugin": plugin, **_jsonable(asdict(finding))} for plugin, finding in findings]
+    write_atomically(folder / "findings.json", json.dumps(rows, indent=2, ensure_ascii=True))
+
+
+def read_findings(folder: Path) -> list[Made]:
+    """Read what :func:`write_findings` wrote."""
+    rows = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
+    return [(row.pop("plugin"), _finding(row)) for row in rows]
+
+
+def _finding(row: dict[str, Any]) -> Finding:
+    interval = row.pop("interval")
+    return Finding(**row, interval=tuple(interval) if interval else None)
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """NaN has no place in JSON: undefined is null."""
+    plain = dict(values)
+    if plain["effect"] is not None and not math.isfinite(plain["effect"]):
+        plain["effect"] = None
+    if plain["interval"] is not None and not all(map(math.isfinite, plain["interval"])):
+        plain["interval"] = None
+    return plain
+
+
+def certificate_finding(certificate: Certificate) -> Finding:
+    """Say whether the audited network left the audit as it came."""
+    if certificate.intact:
+        return Finding(
+            "certificate",
+            "ok",
+            "The audited network is bit-identical before and after: parameters, buffers, modes, hooks, "
+            f"gradients, random state, and the logits of {certificate.probe_images} images.",
+            n=certificate.probe_images,
+        )
+    changed = "; ".join(certificate.differences)
+    return Finding("certificate", "warning", f"The audit changed the audited network: {changed}.")
+
+
+def quarantine_finding(unreadable: Mapping[int, str], images: int) -> Finding | None:
+    """Count images that could not be read; None if all could."""
+    if not unreadable:
+        return None
+    first = next(iter(unreadable.values()))
+    return Finding(
+        "unreadable-images",
+        "warning",
+        f"{len(unreadable)} of {images} images could not be read and count nowhere; the first: {first}.",
+        effect=len(unreadable) / images,
+        n=images,
+        unit="share of images",
+    )
+
+
+def control_findings(alive: Mapping[str, Mapping[str, bool]]) -> list[Finding]:
+    """Name the layers at which controls are dead; no verdict is given there.
+
+    Parameters
+    ----------
+    alive : mapping
+        Control name to layer to whether it is alive.
+    """
+    dead: dict[str, list[str]] = {}
+    for control, layers in alive.items():
+        for layer, living in layers.items():
+            if not living:
+                dead.setdefault(layer, []).append(control)
+    return [
+        Finding(
+            f"control-degenerate@{layer}",
+            "warning",
+            f"Control degenerate at {layer}: {', '.join(names)} hardly responds to images there "
+            "(pooled features vary less than 1 % as much as the audited network's), so it gives no verdict.",
+            control=", ".join(names),
+        )
+        for layer, names in dead.items()
+    ]
+
+
+def storage_finding(counters: Mapping[str, int]) -> list[Finding]:
+    """Name tables with non-finite or clipped values."""
+    worded = {
+        "nonfinite": "values are not finite; they are kept as they are and count nowhere",
+        "overflow": "activations exceed half precision and were clipped to its largest value",
+    }
+    found = []
+    for key, number in sorted(counters.items()):
+        table, _, kind = key.rpartition(":")
+        if kind in worded:
+            statement = f"In {table}, {number} {worded[kind]}."
+            found.append(
+                Finding(f"{kind}@{table}", "warning", statement, effect=float(number), unit="values")
+            )
+    return found
+
+
+def total(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up the counters of all shards."""
+    added: dict[str, int] = {}
+    for part in counters:
+        for key, number in part.items():
+            added[key] = added.get(key, 0) + number
+    return added

@@ -1,0 +1,275 @@
+"""The host's own sections: what was audited, where it looks, what failed, how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+
+from wsss_probe.contracts import Block, Finding, Gallery, Picture, Section, Table, Text
+from wsss_probe.names import display
+from wsss_probe.report import Document, dumps, loads, write
+from wsss_probe.store import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from wsss_probe.preparation import Prepared
+    from wsss_probe.run import AuditedRun
+
+__all__ = ["render_again", "write_report"]
+
+_SHOWN_IMAGES: Final = 8
+_SHOWN_CLASSES: Final = 12
+_SHOWN_ROWS: Final = 50
+
+Made = tuple[list[tuple[str, Finding]], tuple[Section, ...]]
+
+
+def write_report(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any], made: Made) -> None:
+    """Write ``report.json`` and ``report.html`` into the run folder.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    run : AuditedRun
+    record : mapping
+        What ``run.json`` will hold.
+    made : (findings, sections)
+        Of the host and of the plugins.
+    """
+    findings, sections = made
+    own = (_subject(prepared, run, record), _relevance(prepared, run), _failures(run, record), _made(record))
+    document = Document(
+        title=f"Audit of {display(str(record['model']['name']))}",
+        subtitle=_subtitle(prepared, record),
+        findings=tuple(findings),
+        sections=(*(section for section in own if section), *sections),
+        cards=tuple((o.plugin, o.item.card) for o in prepared.explainers),
+        provenance=_provenance(record),
+    )
+    write_atomically(run.path / "report.json", dumps(document))
+    write(document, run.path / "report.html")
+
+
+def render_again(folder: Path) -> Path:
+    """Write ``report.html`` of a finished run again, from what the run keeps.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    Path
+        The report.
+    """
+    text = (folder / "report.json").read_text(encoding="utf-8")
+    write(loads(text), folder / "report.html")
+    return folder / "report.html"
+
+
+def _subtitle(prepared: Prepared, record: Mapping[str, Any]) -> str:
+    images = record["data"]["images"]
+    layers, controls = len(record["layers"]), len(record["controls"])
+    return (
+        f"{images} images, {layers} layer{'s' * (layers != 1)}, {len(prepared.explainers)} explainers, "
+        f"{len(record['probes']) - len(prepared.explainers)} probes, {controls} control networks"
+    )
+
+
+# -- the subject -------------------------------------------------------------------------------
+
+
+def _subject(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any]) -> Section:
+    facts = [*_model_facts(run, record), *_data_facts(prepared, run, record)]
+    frame = pd.DataFrame(facts, columns=["what", "value"])
+    layers = pd.DataFrame(
+        [
+            (i.name, i.type, "×".join(map(str, i.shape)), i.stride, i.receptive_field)
+            for i in run.survey.layers.values()
+        ],
+        columns=[
+            "layer",
+            "type",
+            "channels × rows × columns",
+            "input pixels per cell",
+            "receptive field (px)",
+        ],
+    )
+    blocks: list[Block] = [
+        Table(frame, "The network and the data, as they were read."),
+        Table(layers, f"Audited layers. Why these: {record['layers_reason']}."),
+    ]
+    counts = _label_counts(prepared)
+    if counts is not None:
+        blocks.append(Table(counts, "Readable and unreadable images per label, as the manifest says."))
+    return Section("verdict", "What was audited", tuple(blocks))
+
+
+def _model_facts(run: AuditedRun, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    model = record["model"]
+    head = run.survey.head
+    classes = run.survey.classes
+    yield "network", display(str(model["name"]))
+    yield "weights", display(str(model.get("weights", "") or "as handed over"))
+    yield "SHA-256 of the tensors", str(model.get("tensor_digest", ""))
+    shown = ", ".join(display(name) for name in classes[:_SHOWN_CLASSES])
+    yield "classes", f"{len(classes)}: {shown}{' …' if len(classes) > _SHOWN_CLASSES else ''}"
+    if head.linear:
+        yield "head", f"linear on the mean of {head.layer}, proved to {head.error:.1e} of the largest logit"
+    else:
+        yield "head", f"not linear: {head.reason}"
+    yield (
+        "preprocessing",
+        json.dumps(record["preprocessing"]) if record["preprocessing"] else "none (in memory)",
+    )
+
+
+def _data_facts(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    unreadable = record["data"]["unreadable"]
+    yield "images", f"{record['data']['images']}, of which {unreadable} could not be read"
+    groups = run.groups
+    if groups is None:
+        yield "groups", "none given: images treated as independent, so intervals may be too narrow"
+    else:
+        yield "groups", f"{len(set(groups.tolist()))} independent groups; intervals resample groups"
+    masks = prepared.survey.mask_classes
+    yield "mask classes", ", ".join(display(name) for name in masks) or "no masks"
+    yield "network input", "×".join(map(str, run.survey.input_shape))
+
+
+def _label_counts(prepared: Prepared) -> pd.DataFrame | None:
+    frame = prepared.subject.manifest.frame
+    if not (frame["label"] != "").any():
+        return None
+    counts = frame.groupby(["label", "split"], sort=True).size().reset_index(name="images")
+    counts["label"] = [display(str(label)) or "–" for label in counts["label"]]
+    counts["split"] = [display(str(split)) or "–" for split in counts["split"]]
+    return counts.head(_SHOWN_ROWS)
+
+
+# -- where does it look ------------------------------------------------------------------------
+
+
+def _relevance(prepared: Prepared, run: AuditedRun) -> Section | None:
+    pairs = prepared.plan.relevance
+    if not pairs:
+        text = "No explainer suits these layers, or none is installed: `pip install ./plugins/*/`."
+        return Section("where", "Relevance maps", (Text(text),))
+    rows = tuple(_row(prepared, run, index) for index in _chosen_images(prepared, run))
+    target = prepared.survey.targets[0]
+    whose = target if isinstance(target, str) else display(prepared.survey.classes[target])
+    caption = (
+        "Original with the mask's outline (where there is one), then one map per explainer and layer for "
+        f"the {whose} class, on the layer's own grid, each scaled by its own largest value. Shown: the most "
+        "confident errors first, then images spread over the predicted classes. Pictures carry no test."
+    )
+    return Section("where", "Relevance maps", (Gallery(rows, caption),))
+
+
+def _row(prepared: Prepared, run: AuditedRun, index: int) -> tuple[str, tuple[Picture, ...]]:
+    pixels, mask = run.picture(index), run.mask(index)
+    outline = None if mask is None else mask >= 0
+    pictures = [Picture(pixels, "original", outline=outline)]
+    for explainer, layer in prepared.plan.relevance:
+        table = run.relevance(explainer, layer)
+        if table is not None:
+            overlay = table["relevance"].isel(image=index).values
+            pictures.append(Picture(pixels, f"{explainer}, {layer}", overlay=overlay))
+    return _image_title(run, index), tuple(pictures)
+
+
+def _image_title(run: AuditedRun, index: int) -> str:
+    logits = run.logits.isel(image=index).values
+    predicted = run.survey.classes[int(np.nanargmax(logits))] if np.isfinite(logits).any() else "–"
+    name = display(str(run.images["image"].iloc[index]))
+    label = display(str(run.images["label"].iloc[index]))
+    said = f", labelled {label}" if label else ""
+    return f"{name}: predicted {display(predicted)}{said}"
+
+
+def _chosen_images(prepared: Prepared, run: AuditedRun) -> list[int]:
+    """The most confident errors, then images spread over the predicted classes."""
+    logits = run.logits.values
+    usable = np.flatnonzero(np.isfinite(logits).all(axis=1))
+    if not len(usable):
+        return []
+    margin = np.sort(logits[usable], axis=1)
+    confidence = margin[:, -1] - (margin[:, -2] if margin.shape[1] > 1 else 0)
+    predicted = logits[usable].argmax(axis=1)
+    labels = prepared.labels[usable]
+    wrong = labels.any(axis=1) & ~labels[np.arange(len(usable)), predicted]
+    by_confidence = np.argsort(-confidence, kind="stable")
+    errors = [i for i in by_confidence if wrong[i]][: _SHOWN_IMAGES // 2]
+    others = _spread(by_confidence[~wrong[by_confidence]], predicted, _SHOWN_IMAGES - len(errors))
+    return [int(usable[i]) for i in [*errors, *others]]
+
+
+def _spread(order: np.ndarray, classes: np.ndarray, wanted: int) -> list[int]:
+    """Take from each class in turn, the first of its images in ``order`` first."""
+    queues = {c: [i for i in order if classes[i] == c] for c in dict.fromkeys(classes[order].tolist())}
+    taken: list[int] = []
+    while len(taken) < wanted and any(queues.values()):
+        for queue in queues.values():
+            if queue and len(taken) < wanted:
+                taken.append(queue.pop(0))
+    return taken
+
+
+# -- what failed, how it was made --------------------------------------------------------------
+
+
+def _failures(run: AuditedRun, record: Mapping[str, Any]) -> Section:
+    blocks: list[Block] = []
+    for failure in record["failures"]:
+        text = "\n".join(f"    {line}" for line in str(failure["traceback"]).splitlines()[-30:])
+        who = f"**{failure['plugin']}** ({failure['distribution']} {failure['version']})"
+        blocks.append(Text(f"{who}, {failure['stage']} {failure['item']}: {failure['message']}\n\n{text}"))
+    quarantine = pd.read_csv(run.path / "quarantine.csv", keep_default_na=False)
+    if len(quarantine):
+        caption = f"Images and masks that could not be used ({len(quarantine)}); they count nowhere."
+        blocks.append(Table(quarantine.head(_SHOWN_ROWS), caption))
+    if record["refused"]:
+        frame = pd.DataFrame(record["refused"], columns=["explainer", "layer", "why it does not suit"])
+        blocks.append(Table(frame, "Explainers that were not run at a layer."))
+    if not blocks:
+        blocks.append(Text("Nothing: every plugin ran, every image and mask could be read."))
+    return Section("failed", "Failures and exclusions", tuple(blocks))
+
+
+def _made(record: Mapping[str, Any]) -> Section:
+    options = {key: value for key, value in record["options"].items() if value not in ("", [], {}, None)}
+    lines = "\n".join(f"    {key} = {json.dumps(value)}" for key, value in options.items())
+    text = (
+        "The command below computes the same tables again; on a finished run with the same plan it computes "
+        f"nothing.\n\n    {display(record['command'])}\n\nOptions, as resolved:\n\n{lines}\n"
+    )
+    versions = pd.DataFrame(sorted(record["libraries"].items()), columns=["library", "version"])
+    probes = pd.DataFrame(
+        [(p["name"], p["plugin"], p["version"], json.dumps(p["options"])) for p in record["probes"]],
+        columns=["method", "plugin", "version", "options"],
+    )
+    blocks: tuple[Block, ...] = (
+        Text(text),
+        Table(probes, "Methods that ran, with the plugin that offers them."),
+        Table(versions, "Libraries that can change a number."),
+    )
+    return Section("how", "Reproduction", blocks)
+
+
+def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    certificate = record["certificate"]
+    return {
+        "plan": record["plan"],
+        "started": record["started"],
+        "seconds": record["seconds"],
+        "non-interference": "bit-identical"
+        if certificate["intact"]
+        else "; ".join(certificate["differences"]),
+        "parameters": certificate["parameters_sha256"],
+        "buffers": certificate["buffers_sha256"],
+    }

@@ -1,0 +1,161 @@
+"""How good the audited classifier is on labelled images: the first thing a report says.
+
+A wrong preprocessing is the commonest silent error of an audit, and it shows here. No conclusion
+about what a classifier has learned rests on one that has learned nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from wsss_probe.contracts import Finding
+from wsss_probe.statistics import Interval, auc, group_bootstrap
+
+__all__ = ["TESTABLE_AUC", "Performance", "measure_performance", "performance_finding"]
+
+TESTABLE_AUC: Final = 0.7
+"""The lower bound of the AUC must reach this before anything is concluded from a classifier."""
+
+_HELD_OUT = ("test", "val", "validation", "valid")
+_TRAINED = ("train", "training")
+_RESAMPLES: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Accuracy and AUC on labelled images.
+
+    Parameters
+    ----------
+    accuracy, auc : Interval or None
+        None without labels. ``auc`` is the mean over classes of one class against the others; NaN
+        where a class has no positive or no negative image. For several labels per image
+        ``accuracy`` is the share of images whose whole label set is right.
+    held_out : str
+        Which images: ``"split test"``, say, or that nothing is known about the split.
+    labelled : int
+        Readable images with a label, in that part.
+    """
+
+    accuracy: Interval | None
+    auc: Interval | None
+    held_out: str
+    labelled: int
+
+    @property
+    def not_testable(self) -> str:
+        """Why nothing may be concluded from this classifier; empty when something may."""
+        if self.auc is None:
+            return ""
+        if not np.isfinite(self.auc.low):
+            return "AUC not estimable on these labels"
+        if self.auc.low < TESTABLE_AUC:
+            bounds = f"{self.auc.estimate:.3f} [{self.auc.low:.3f}, {self.auc.high:.3f}]"
+            return f"AUC {bounds} has a lower bound under {TESTABLE_AUC}"
+        return ""
+
+
+def measure_performance(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    multilabel: bool,
+    groups: np.ndarray | None,
+    splits: np.ndarray,
+) -> Performance:
+    """Measure accuracy and AUC on the held-out part of the labelled images.
+
+    Parameters
+    ----------
+    logits : ndarray, (image, class)
+        NaN rows are images that could not be read.
+    labels : ndarray of bool, (image, class)
+        All false where unknown.
+    multilabel : bool
+    groups : ndarray or None, (image,)
+    splits : ndarray of str, (image,)
+
+    Returns
+    -------
+    Performance
+    """
+    usable = np.isfinite(logits).all(axis=1) & labels.any(axis=1)
+    part, held_out = _held_out(splits, usable)
+    chosen = np.flatnonzero(part)
+    if not len(chosen):
+        return Performance(None, None, held_out, 0)
+    logits, labels = logits[chosen].astype(np.float64), labels[chosen]
+    own = None if groups is None else groups[chosen]
+    right = _correct(logits, labels, multilabel).astype(np.float64)
+    accuracy = group_bootstrap(right, own, resamples=_RESAMPLES)
+    ranked = group_bootstrap(
+        np.arange(len(chosen), dtype=np.float64),
+        own,
+        statistic=lambda drawn: _macro_auc(logits[drawn.astype(int)], labels[drawn.astype(int)]),
+        resamples=_RESAMPLES,
+    )
+    return Performance(accuracy, ranked, held_out, len(chosen))
+
+
+def _held_out(splits: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, str]:
+    lowered = np.array([str(split).lower() for split in splits])
+    held = np.isin(lowered, _HELD_OUT) & usable
+    if held.any():
+        named = ", ".join(sorted(set(lowered[held])))
+        return held, f"split {named}"
+    if np.isin(lowered, _TRAINED)[usable].any():
+        return usable, "training images, so optimistic"
+    return usable, "all labelled images; whether they are held out is not known"
+
+
+def _correct(logits: np.ndarray, labels: np.ndarray, multilabel: bool) -> np.ndarray:
+    if multilabel:
+        exact: np.ndarray = ((logits > 0) == labels).all(axis=1)
+        return exact
+    right: np.ndarray = labels[np.arange(len(labels)), logits.argmax(axis=1)]
+    return right
+
+
+def _macro_auc(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that have both kinds of images."""
+    if logits.shape[1] == 2:
+        # Two softmax outputs: the difference is the score, and one AUC says it all.
+        return float(auc(logits[:, 1] - logits[:, 0], labels[:, 1]))
+    present = [c for c in range(logits.shape[1]) if 0 < labels[:, c].sum() < len(labels)]
+    values = [float(auc(logits[:, c], labels[:, c])) for c in present]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def performance_finding(performance: Performance) -> Finding:
+    """Say how good the classifier is and whether conclusions may rest on it."""
+    if performance.auc is None or performance.accuracy is None:
+        return Finding(
+            "classifier",
+            "notice",
+            "No labels were given, so how good the classifier is on these images is not known; "
+            "a wrong preprocessing would not show.",
+        )
+    area, right = performance.auc, performance.accuracy
+    bounds = f"AUC {area.estimate:.3f} [{area.low:.3f}, {area.high:.3f}]"
+    share = f"accuracy {right.estimate:.3f} [{right.low:.3f}, {right.high:.3f}]"
+    where = f"on {performance.labelled} labelled images ({performance.held_out})"
+    reason = performance.not_testable
+    tail = f" Not testable here: {reason}." if reason else ""
+    hint = " Check the preprocessing and the order of the classes." if reason else ""
+    return Finding(
+        "classifier",
+        "warning" if reason else "ok",
+        f"The classifier reaches {bounds} and {share} {where}.{tail}{hint}",
+        effect=_finite(area.estimate),
+        interval=(area.low, area.high) if np.isfinite([area.low, area.high]).all() else None,
+        n=performance.labelled,
+        groups=area.groups,
+        unit="AUC",
+        control="chance is AUC 0.5",
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

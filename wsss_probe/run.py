@@ -1,0 +1,219 @@
+"""A run: the folder that an audit leaves behind, and how it is read.
+
+runs/vgg16/       (``runs/vgg16.partial/`` until finished, then renamed)
+  plan.json  data.zarr/  controls/<name>/  ledger/  quarantine.csv  findings.json
+  report.json  report.html  run.json (written last)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsss_probe.controls import is_alive
+from wsss_probe.errors import CorruptRunError, UsageError
+from wsss_probe.store import Store, open_tree
+from wsss_probe.survey import activation_path, probe_path, relevance_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import xarray as xr
+    from torch import nn
+
+    from wsss_probe.contracts import Survey
+    from wsss_probe.images import Source
+
+__all__ = ["AuditedRun", "ControlRun", "open_run", "read_record"]
+
+
+@dataclass(frozen=True)
+class AuditedRun:
+    """A surveyed network, as probes read it in ``conclude`` and ``sections``.
+
+    Parameters
+    ----------
+    survey : Survey
+    store : Store
+    images : DataFrame
+        Manifest, one row per image, with the column ``readable``.
+    groups : ndarray or None
+    source : Source
+        Reads images again, for pictures.
+    module : nn.Module
+        The audited network.
+    working : nn.Module
+        The copy that ran the survey.
+    controls : sequence of ControlRun
+    summaries : mapping of str to Dataset
+        Of probes that concluded already.
+    not_testable : str
+        Why no conclusion may rest on this classifier; empty when one may.
+    """
+
+    survey: Survey
+    store: Store
+    images: pd.DataFrame
+    groups: np.ndarray | None
+    source: Source
+    module: nn.Module
+    working: nn.Module
+    controls: Sequence[ControlRun] = ()
+    summaries: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    not_testable: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The run folder; the current folder for a run in memory."""
+        return self.store.folder or Path()
+
+    @property
+    def logits(self) -> xr.DataArray:
+        """Logits, (image, class)."""
+        return self._table("predictions")["logits"]
+
+    def rows(self, probe: str) -> xr.Dataset:
+        """Rows of a probe; an error if it gave none."""
+        return self._table(f"{probe_path(probe)}/rows")
+
+    def partial(self, probe: str) -> xr.Dataset:
+        """Partial of a probe, added up over the shards in their order."""
+        return self._table(f"{probe_path(probe)}/partials").sum("shard", skipna=False)
+
+    def summary(self, probe: str) -> xr.Dataset:
+        """Summary of a probe that concluded before."""
+        try:
+            return self.summaries[probe]
+        except KeyError:
+            msg = f"no summary of '{probe}' yet"
+            raise UsageError(msg, remedy="name it in Needs.tables") from None
+
+    def pooled(self, layer: str) -> xr.DataArray:
+        """Spatial mean of a layer's maps, (image, channel)."""
+        return self._table(activation_path(layer))["mean"]
+
+    def relevance(self, explainer: str, layer: str) -> xr.Dataset | None:
+        """Relevance maps, or None if there are none."""
+        path = relevance_path(explainer, layer)
+        return self._table(path) if path in self.store.tree() else None
+
+    def picture(self, index: int) -> np.ndarray | None:
+        """The network's view of an image, uint8 (row, column, 3)."""
+        return self.source.read(index).view
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask of an image on the input grid."""
+        return self.source.read(index).mask
+
+    def activations(self, index: int, layer: str) -> np.ndarray | None:
+        """Maps of one image, (channel, row, column), computed again from the image."""
+        from wsss_probe.taps import run_pass
+
+        tensor = self.source.read(index).tensor
+        if tensor is None:
+            return None
+        device = next((p.device for p in self.working.parameters()), tensor.device)
+        captured = run_pass(
+            self.working,
+            tensor[None].to(device),
+            [self.survey.layers[layer]],
+            need_logits=False,
+        )
+        maps: np.ndarray = captured.activations[layer][0].float().cpu().numpy()
+        return maps
+
+    def model(self) -> nn.Module:
+        """The audited network; leave it as it is."""
+        return self.module
+
+    def _table(self, path: str) -> xr.Dataset:
+        tree = self.store.tree()
+        if path not in tree:
+            msg = f"run has no table '{path}'"
+            raise UsageError(msg, found=", ".join(sorted(group.strip("/") for group in tree.groups[1:])))
+        return tree[path].to_dataset()
+
+
+@dataclass(frozen=True)
+class ControlRun(AuditedRun):
+    """The same survey on a network that has learned nothing.
+
+    Parameters
+    ----------
+    name : str
+        Kind and number, ``shuffled-0``.
+    audited : Store or None
+        The audited network's tables, to compare with.
+    """
+
+    name: str = ""
+    audited: Store | None = None
+
+    def alive(self, layer: str) -> bool:
+        """Whether this layer of the control responds to images at all."""
+        if self.audited is None:
+            return False
+        path = f"{activation_path(layer)}/mean"
+        return is_alive(self.pooled(layer), self.audited.tree()[path])
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read ``run.json``; only finished runs have one.
+
+    Raises
+    ------
+    UsageError
+        When ``folder`` is no finished run.
+    CorruptRunError
+        When the file cannot be read as JSON.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        partial = Path(folder).with_name(Path(folder).name + ".partial")
+        remedy = "run the same audit again to finish it" if partial.exists() else "give a folder of 'audit'"
+        msg = f"'{folder}' is not a finished run"
+        raise UsageError(msg, wanted="a folder with run.json", remedy=remedy)
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"'{path}' cannot be read"
+        raise CorruptRunError(msg, found=str(error), remedy="run the audit again") from error
+    return record
+
+
+def open_run(path: str | Path) -> xr.DataTree:
+    """Open a finished run lazily.
+
+    Parameters
+    ----------
+    path : str or Path
+        Run folder.
+
+    Returns
+    -------
+    DataTree
+        The tables of the audited network, those of each control under ``controls/<name>``, and the
+        findings as attributes of the root; nothing but metadata is read.
+
+    Raises
+    ------
+    UsageError
+        When ``path`` is no finished run.
+    CorruptRunError
+        When its records cannot be read.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    tree = open_tree(folder / "data.zarr")
+    for name in record.get("controls", {}):
+        tree[f"controls/{name}"] = open_tree(folder / "controls" / name / "data.zarr")
+    findings = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
+    tree.attrs["model"] = str(record["model"]["name"])
+    tree.attrs["plan"] = str(record["plan"])
+    for finding in findings:
+        key = f"{finding['verdict']}: {finding['plugin']}/{finding['name']}"
+        tree.attrs[key] = str(finding["statement"])
+    return tree

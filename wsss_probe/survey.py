@@ -1,0 +1,451 @@
+"""The pass over the images: every probe and every explainer from one forward, shard by shard.
+
+Plan → shards → decode, forward with taps, backward once per target, observe, write, ledger. A
+batch never crosses the border of a shard, so a resumed survey repeats exactly what an uninterrupted
+one does.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsss_probe.contracts import Batch, Explainer, LayerInfo, Needs, Observation, Probe, Survey, Target
+from wsss_probe.resume import Resumer
+from wsss_probe.schema import check_observation, escape
+from wsss_probe.store import LedgerLine, Store, TableBlock
+from wsss_probe.tables import check_relevance
+from wsss_probe.taps import Gradients, run_pass
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from wsss_probe.host import Offered, PluginHost
+    from wsss_probe.images import Sample, Source
+    from wsss_probe.plan import Execution, Plan
+
+__all__ = ["Task", "probe_path", "relevance_path", "run_stage", "working_copy"]
+
+Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Everything that the survey of one network needs.
+
+    Parameters
+    ----------
+    plan : Plan
+    module : nn.Module
+        The working copy that runs, in eval mode.
+    source : Source
+    labels : ndarray of bool, (image, class)
+    survey : Survey
+    explainers : sequence of Offered[Explainer]
+    probes : sequence of Offered[Probe]
+        Those of this stage.
+    needs : mapping of str to Needs
+        By probe name.
+    store : Store
+    host : PluginHost
+    stage : str
+        ``"0"`` for the first pass over the images, ``"1"`` for the next.
+    tables : mapping of str to Dataset
+        Summaries of earlier stages.
+    """
+
+    plan: Plan
+    module: nn.Module
+    source: Source
+    labels: np.ndarray
+    survey: Survey
+    explainers: Sequence[Offered[Explainer]]
+    probes: Sequence[Offered[Probe]]
+    needs: Mapping[str, Needs]
+    store: Store
+    host: PluginHost
+    stage: str = "0"
+    tables: Mapping[str, xr.Dataset] = field(default_factory=dict)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the pass that also records logits, pooled features and relevance."""
+        return self.stage == "0"
+
+
+def probe_path(name: str) -> str:
+    """Group of a probe's tables."""
+    return f"probes/{escape(name)}"
+
+
+def relevance_path(explainer: str, layer: str) -> str:
+    """Group of a relevance table."""
+    return f"relevance/{escape(explainer)}/{escape(layer)}"
+
+
+def activation_path(layer: str) -> str:
+    """Group of a layer's pooled features and, if stored, maps."""
+    return f"activations/{escape(layer)}"
+
+
+def working_copy(module: nn.Module, execution: Execution) -> nn.Module:
+    """Copy a network for the survey, so that nobody else's is touched.
+
+    Parameters
+    ----------
+    module : nn.Module
+    execution : Execution
+        Device and memory format.
+
+    Returns
+    -------
+    nn.Module
+        In eval mode, on the device.
+    """
+    replica = copy.deepcopy(module).eval().to(execution.device)
+    if execution.memory_format == "channels_last":
+        replica = replica.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return replica
+
+
+def run_stage(task: Task, advance: Callable[[int], None] = lambda _images: None) -> list[LedgerLine]:
+    """Pass once over all images, skipping finished shards.
+
+    Parameters
+    ----------
+    task : Task
+    advance : callable
+        Told the number of images after each shard.
+
+    Returns
+    -------
+    list of LedgerLine
+        One per shard, in order.
+    """
+    lines: list[LedgerLine | None] = [task.store.done(task.stage, i) for i in range(task.store.shards)]
+    missing = [index for index, line in enumerate(lines) if line is None]
+    for low, high in (task.store.bounds(i) for i, line in enumerate(lines) if line is not None):
+        advance(high - low)
+    with _threads(task.plan.execution.threads), ThreadPoolExecutor(2) as pool:
+        batches = _read_ahead(task, pool, missing)
+        interventions = _Interventions(task.module, task.survey.layers)
+        for index in missing:
+            lines[index] = _shard(task, index, batches, interventions)
+            low, high = task.store.bounds(index)
+            advance(high - low)
+    return [line for line in lines if line is not None]
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Fix torch's threads for the pass; sums are ordered by them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# -- reading -----------------------------------------------------------------------------------
+
+
+def _batch_ranges(task: Task, index: int) -> list[range]:
+    low, high = task.store.bounds(index)
+    size = task.plan.execution.batch_size
+    return [range(start, min(start + size, high)) for start in range(low, high, size)]
+
+
+def _read_ahead(task: Task, pool: ThreadPoolExecutor, shards: Sequence[int]) -> Iterator[list[Sample]]:
+    """Decode the next batch while the network works on this one."""
+    ranges = iter([part for index in shards for part in _batch_ranges(task, index)])
+    waiting: deque[list[Future[Sample]]] = deque()
+    for part in chain(ranges, (None, None)):
+        if part is not None:
+            waiting.append([pool.submit(task.source.read, index) for index in part])
+        if len(waiting) > 1 or (part is None and waiting):
+            yield [future.result() for future in waiting.popleft()]
+
+
+def _stack_images(task: Task, samples: Sequence[Sample]) -> Tensor:
+    """Network input; unreadable images are zeros, so that the batch keeps its shape."""
+    blank = torch.zeros(task.survey.input_shape)
+    images = torch.stack([blank if sample.tensor is None else sample.tensor for sample in samples])
+    images = images.to(task.plan.execution.device)
+    if task.plan.execution.memory_format == "channels_last":
+        images = images.contiguous(memory_format=torch.channels_last)
+    return images
+
+
+def _stack_masks(task: Task, samples: Sequence[Sample]) -> Tensor | None:
+    """Masks on the input grid; an image without one is all ignored."""
+    if not task.survey.mask_classes:
+        return None
+    blank = np.full(task.survey.input_shape[1:], -1, dtype=np.int64)
+    masks = np.stack([blank if sample.mask is None else sample.mask for sample in samples])
+    return torch.from_numpy(masks).to(task.plan.execution.device)
+
+
+# -- one batch ---------------------------------------------------------------------------------
+
+
+def _wanted_layers(task: Task) -> list[LayerInfo]:
+    names = {layer for offered in task.probes for layer in task.needs[offered.item.name].layers}
+    if task.first:
+        names |= set(task.survey.layers)
+    return [info for name, info in task.survey.layers.items() if name in names]
+
+
+def _wanted_gradients(task: Task) -> dict[Target, tuple[str, ...]]:
+    """Layers whose gradient is needed, by target: one backward each."""
+    pairs = {pair for offered in task.probes for pair in task.needs[offered.item.name].gradients}
+    if task.first:
+        hungry = {offered.item.name for offered in task.explainers if offered.item.gradients}
+        layers = [layer for name, layer in task.plan.relevance if name in hungry]
+        pairs |= {(layer, target) for layer in layers for target in task.survey.targets}
+    order = list(task.survey.layers)
+    targets = dict.fromkeys([*task.survey.targets, *sorted({t for _, t in pairs}, key=str)])
+    wanted = {t: tuple(name for name in order if (name, t) in pairs) for t in targets}
+    return {target: layers for target, layers in wanted.items() if layers}
+
+
+def target_indices(logits: Tensor, labels: Tensor, targets: Sequence[Target]) -> dict[Target, Tensor]:
+    """Which logit each target means for each image.
+
+    Parameters
+    ----------
+    logits : Tensor, (image, class)
+    labels : Tensor of bool, (image, class)
+    targets : sequence of Target
+
+    Returns
+    -------
+    dict of Target to Tensor of int, (image,)
+        ``"label"`` is the first label, or the predicted class where there is none.
+    """
+    predicted = logits.argmax(dim=1)
+    first_label = torch.where(labels.any(dim=1), labels.int().argmax(dim=1), predicted)
+    named: dict[Target, Tensor] = {"predicted": predicted, "label": first_label}
+    return {t: named[t] if isinstance(t, str) else torch.full_like(predicted, t) for t in targets}
+
+
+def _batch(task: Task, samples: Sequence[Sample], interventions: _Interventions) -> Batch:
+    """Run the network once and gather what the probes and explainers asked for."""
+    images = _stack_images(task, samples)
+    indices = np.array([sample.index for sample in samples])
+    labels = torch.from_numpy(task.labels[indices]).to(images.device)
+    wanted = _wanted_gradients(task)
+    gradients = Gradients(wanted, lambda logits: target_indices(logits, labels, list(wanted)))
+    captured = run_pass(task.module, images, _wanted_layers(task), gradients=gradients)
+    assert captured.logits is not None  # noqa: S101  # asked for by default
+    return Batch(
+        indices=indices,
+        images=images,
+        labels=labels,
+        masks=_stack_masks(task, samples),
+        mask_classes=task.survey.mask_classes,
+        readable=torch.tensor([sample.tensor is not None for sample in samples]),
+        logits=captured.logits,
+        activations=captured.activations,
+        gradients=captured.gradients,
+        head=task.survey.head,
+        forward=lambda other: _logits(task.module, other),
+        resume=lambda layer, maps: interventions.resumer(layer, images)(maps, images),
+        tables=task.tables,
+    )
+
+
+def _logits(module: nn.Module, images: Tensor) -> Tensor:
+    captured = run_pass(module, images, ())
+    assert captured.logits is not None  # noqa: S101  # asked for by default
+    return captured.logits
+
+
+@dataclass(slots=True)
+class _Interventions:
+    """Proves once per layer that a pass can be continued from it."""
+
+    module: nn.Module
+    layers: Mapping[str, LayerInfo]
+    proved: dict[str, Resumer] = field(default_factory=dict)
+
+    def resumer(self, layer: str, images: Tensor) -> Resumer:
+        if layer not in self.proved:
+            self.proved[layer] = Resumer(self.module, self.layers[layer], images)
+        return self.proved[layer]
+
+
+# -- tables of one batch -----------------------------------------------------------------------
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    result: np.ndarray = tensor.detach().float().cpu().numpy()
+    return result
+
+
+def _recorded(task: Task, batch: Batch) -> dict[str, TableBlock]:
+    """Logits, pooled features and stored maps: what the host itself keeps."""
+    logits = _numpy(batch.logits)
+    classes = np.array(task.survey.classes, dtype=object)
+    tables = {
+        "predictions": TableBlock({"logits": (("image", "class"), logits)}, {"class": (("class",), classes)})
+    }
+    for layer, activation in batch.activations.items():
+        if layer not in task.survey.layers:
+            continue
+        maps = activation.dim() == 4
+        pooled = activation.float().mean(dim=(2, 3)) if maps else activation.float().flatten(1)
+        variables: Variables = {"mean": (("image", "channel"), _numpy(pooled))}
+        if layer in task.plan.stored:
+            dims = ("image", "channel", "row", "column") if maps else ("image", "channel")
+            variables["maps"] = (dims, _numpy(activation if maps else activation.flatten(1)))
+        tables[activation_path(layer)] = TableBlock(variables, attrs={"layer": layer})
+    return tables
+
+
+def _relevance(task: Task, batch: Batch) -> dict[str, TableBlock]:
+    """Relevance maps of every explainer, for the first target and, if asked, by class."""
+    offered = {item.item.name: item for item in task.explainers}
+    tables = {}
+    for name, layer in task.plan.relevance:
+        with task.host.guarded("attribute", offered[name], batch) as guard:
+            if not guard.enabled:
+                continue
+            variables = _attributed(task, offered[name].item, layer, batch)
+            coords = _class_coordinate(task)
+            attrs = {"layer": layer, "explainer": name, "target": str(task.survey.targets[0])}
+            tables[relevance_path(name, layer)] = TableBlock(variables, coords, attrs)
+    return tables
+
+
+def _class_coordinate(task: Task) -> Variables:
+    chosen = [task.survey.classes[t] for t in task.survey.targets if isinstance(t, int)]
+    return {"class": (("class",), np.array(chosen, dtype=object))} if chosen else {}
+
+
+def _attributed(task: Task, explainer: Explainer, layer: str, batch: Batch) -> Variables:
+    grid = tuple(batch.activations[layer].shape[2:])
+    by_target = {}
+    for target in task.survey.targets:
+        maps = explainer.attribute(batch, layer, target)
+        check_relevance(maps, (len(batch.indices), *grid), explainer.name)
+        by_target[target] = _numpy(maps)
+    variables: Variables = {"relevance": (("image", "row", "column"), by_target[task.survey.targets[0]])}
+    classes = [by_target[t] for t in task.survey.targets if isinstance(t, int)]
+    if classes:
+        variables["by_class"] = (("image", "class", "row", "column"), np.stack(classes, axis=1))
+    return variables
+
+
+def _observed(task: Task, batch: Batch) -> dict[str, TableBlock]:
+    tables: dict[str, TableBlock] = {}
+    for offered in task.probes:
+        with task.host.guarded("observe", offered, batch) as guard:
+            if not guard.enabled:
+                continue
+            observation = offered.item.observe(batch)
+            if observation is None:
+                continue
+            check_observation(observation, len(batch.indices), offered.item.name)
+            tables |= _observation_tables(offered.item.name, observation)
+    return tables
+
+
+def _observation_tables(name: str, observation: Observation) -> dict[str, TableBlock]:
+    tables = {}
+    if observation.rows is not None:
+        tables[f"{probe_path(name)}/rows"] = _block(observation.rows)
+    if observation.partial is not None:
+        partial = observation.partial
+        variables: Variables = {
+            str(key): (("shard", *map(str, value.dims)), value.values[None])
+            for key, value in partial.data_vars.items()
+        }
+        tables[f"{probe_path(name)}/partials"] = TableBlock(variables, _coordinates(partial))
+    return tables
+
+
+def _block(dataset: xr.Dataset) -> TableBlock:
+    variables: Variables = {
+        str(key): (tuple(map(str, value.dims)), value.values) for key, value in dataset.data_vars.items()
+    }
+    return TableBlock(variables, _coordinates(dataset), dict(dataset.attrs))
+
+
+def _coordinates(dataset: xr.Dataset) -> Variables:
+    return {
+        str(key): (tuple(map(str, value.dims)), value.values)
+        for key, value in dataset.coords.items()
+        if "image" not in value.dims
+    }
+
+
+# -- one shard ---------------------------------------------------------------------------------
+
+
+def _shard(
+    task: Task, index: int, batches: Iterator[list[Sample]], interventions: _Interventions
+) -> LedgerLine:
+    """Compute and write one shard; a pure function of the plan and the index."""
+    pieces: list[dict[str, TableBlock]] = []
+    samples: list[Sample] = []
+    for part in _batch_ranges(task, index):
+        read = next(batches)
+        assert [sample.index for sample in read] == list(part)  # noqa: S101  # indices never shift
+        samples += [_without_tensor(sample) for sample in read]
+        batch = _batch(task, read, interventions)
+        own = {**_recorded(task, batch), **_relevance(task, batch)} if task.first else {}
+        pieces.append({**own, **_observed(task, batch)})
+    readable = np.array([not sample.error for sample in samples])
+    tables = {path: _joined([p[path] for p in pieces if path in p], readable) for path in _common(pieces)}
+    unreadable = {str(sample.index): sample.error for sample in samples if sample.error}
+    mask_errors = {f"mask:{s.index}": s.mask_error for s in samples if s.mask_error}
+    counters = _defects(tables, readable)
+    line = LedgerLine(task.stage, index, task.plan.id, {}, counters, {**unreadable, **mask_errors})
+    return task.store.write(line, tables)
+
+
+def _without_tensor(sample: Sample) -> Sample:
+    return replace(sample, tensor=None, view=None, mask=None)
+
+
+def _common(pieces: Sequence[Mapping[str, TableBlock]]) -> list[str]:
+    """Tables that every batch gave; a plugin that failed half-way gives no shard at all."""
+    return [path for path in pieces[0] if all(path in piece for piece in pieces)]
+
+
+def _joined(blocks: Sequence[TableBlock], readable: np.ndarray) -> TableBlock:
+    """Put batches together: rows one after another, partials added up in order."""
+    joined: Variables = {}
+    for name, (dims, _) in blocks[0].variables.items():
+        values = [block.variables[name][1] for block in blocks]
+        if dims[0] == "image":
+            rows = np.concatenate(values) if len(values) > 1 else np.array(values[0])
+            rows[~readable] = np.nan
+            joined[name] = (dims, rows)
+        else:
+            joined[name] = (dims, np.sum(values, axis=0, dtype=np.float64))
+    return TableBlock(joined, blocks[0].coords, blocks[0].attrs)
+
+
+def _defects(tables: Mapping[str, TableBlock], readable: np.ndarray) -> dict[str, int]:
+    """Count non-finite values among readable images, per table of the host."""
+    found: dict[str, Any] = {}
+    for path, block in tables.items():
+        if not path.startswith(("predictions", "activations/", "relevance/")):
+            continue
+        for name, (_, values) in block.variables.items():
+            number = int((~np.isfinite(values[readable])).sum())
+            if number:
+                found[f"{path}/{name}:nonfinite"] = number
+    return found
