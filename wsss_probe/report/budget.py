@@ -1,0 +1,143 @@
+"""What is given up when a report is too large: first precision of pictures, last the pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wsss_probe.report.encoded import (
+    EncodedBlock,
+    EncodedDocument,
+    EncodedFigure,
+    EncodedGallery,
+    EncodedPicture,
+    EncodedTable,
+)
+from wsss_probe.report.pictures import shrink
+from wsss_probe.report.plots import thin
+
+__all__ = ["STEPS", "Step", "degrade"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One size of a report: limits that hold for all of it.
+
+    Parameters
+    ----------
+    side, quality : int
+        Longest side of a photograph in pixels, and its WebP quality.
+    rows : int
+        Rows of each gallery.
+    points : int
+        Points of each figure.
+    csv : int
+        Bytes of each CSV; a longer one is not offered.
+    """
+
+    side: int
+    quality: int
+    rows: int
+    points: int
+    csv: int
+
+
+STEPS = (
+    Step(512, 85, 1_000, 20_000, 2_000_000),
+    Step(224, 75, 40, 20_000, 2_000_000),
+    Step(160, 65, 24, 10_000, 500_000),
+    Step(112, 55, 12, 5_000, 200_000),
+    Step(80, 45, 6, 2_000, 50_000),
+    Step(64, 35, 0, 1_000, 0),
+)
+"""Tried in this order until the report fits."""
+
+
+def degrade(document: EncodedDocument, step: Step, budget_bytes: int) -> EncodedDocument:
+    """Make a document smaller; every loss is noted where it shows.
+
+    Parameters
+    ----------
+    document : EncodedDocument
+        As it was encoded at first; steps are not applied one upon another.
+    step : Step
+    budget_bytes : int
+        Named in the document's note.
+
+    Returns
+    -------
+    EncodedDocument
+    """
+    sections = tuple(
+        replace(section, blocks=tuple(_smaller(block, step) for block in section.blocks))
+        for section in document.sections
+    )
+    kept = sorted(set(_layers(sections_blocks(sections))))
+    positions = {old: new for new, old in enumerate(kept)}
+    note = f"Pictures were reduced to keep this file below {budget_bytes / 1e6:.3g} MB; the notes say where."
+    moved = tuple(
+        replace(section, blocks=tuple(_moved(block, positions) for block in section.blocks))
+        for section in sections
+    )
+    album = tuple(shrink(document.album[old], step.side, step.quality) for old in kept)
+    return replace(document, sections=moved, album=album, notes=(*document.notes, note))
+
+
+def sections_blocks(sections: tuple[object, ...]) -> list[EncodedBlock]:
+    """All blocks of some sections, in their order."""
+    return [block for section in sections for block in section.blocks]  # type: ignore[attr-defined]
+
+
+def _layers(blocks: list[EncodedBlock]) -> list[int]:
+    galleries = [block for block in blocks if isinstance(block, EncodedGallery)]
+    pictures = [picture for gallery in galleries for row in gallery.rows for picture in row.pictures]
+    return [at for p in pictures for at in (p.base, p.overlay, p.outline) if at is not None]
+
+
+def _moved(block: EncodedBlock, positions: dict[int, int]) -> EncodedBlock:
+    if not isinstance(block, EncodedGallery):
+        return block
+    rows = tuple(
+        replace(row, pictures=tuple(_moved_picture(picture, positions) for picture in row.pictures))
+        for row in block.rows
+    )
+    return replace(block, rows=rows)
+
+
+def _moved_picture(picture: EncodedPicture, positions: dict[int, int]) -> EncodedPicture:
+    layers = {
+        name: None if at is None else positions[at]
+        for name, at in (("base", picture.base), ("overlay", picture.overlay), ("outline", picture.outline))
+    }
+    return replace(picture, **layers)  # type: ignore[arg-type]  # the three are int or None
+
+
+def _smaller(block: EncodedBlock, step: Step) -> EncodedBlock:
+    match block:
+        case EncodedGallery():
+            return _smaller_gallery(block, step)
+        case EncodedFigure():
+            return _smaller_figure(block, step)
+        case EncodedTable():
+            return _smaller_table(block, step)
+        case _:
+            return block
+
+
+def _smaller_gallery(gallery: EncodedGallery, step: Step) -> EncodedGallery:
+    notes = [f"Pictures are compressed, at most {step.side} pixels a side, to keep this file small."]
+    if len(gallery.rows) > step.rows:
+        notes.append(f"{step.rows} of {len(gallery.rows)} rows are shown, to keep this file small.")
+    return replace(gallery, rows=gallery.rows[: step.rows], notes=(*gallery.notes, *notes))
+
+
+def _smaller_figure(figure: EncodedFigure, step: Step) -> EncodedFigure:
+    drawn, note = thin(figure, step.points)
+    numbers = None if figure.numbers is None else _smaller_table(figure.numbers, step)
+    return replace(figure, figure=drawn, numbers=numbers, notes=(*figure.notes, *([note] if note else [])))
+
+
+def _smaller_table(table: EncodedTable, step: Step) -> EncodedTable:
+    if len(table.csv) <= step.csv or not table.csv:
+        return table
+    note = "The CSV is left out, to keep this file small."
+    return replace(table, csv="", notes=(*table.notes, note))

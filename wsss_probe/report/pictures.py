@@ -1,0 +1,178 @@
+"""Pictures as data URIs at their native grid: photographs, maps over them, outlines of masks."""
+
+from __future__ import annotations
+
+import base64
+import io
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from wsss_probe.report.colors import Scale, paint
+from wsss_probe.report.encoded import EncodedPicture
+from wsss_probe.report.text import number, one_line
+
+if TYPE_CHECKING:
+    from wsss_probe.contracts import Picture
+
+__all__ = ["LONGEST_SIDE", "Album", "contour", "encode_picture", "shrink"]
+
+LONGEST_SIDE = 512
+"""Pictures are never enlarged, and made smaller only above this many pixels."""
+
+_PLACEHOLDER_SIDE = 224
+_OUTLINE_SIDE = 336
+_INK, _RIM = (255, 255, 255, 255), (16, 18, 22, 210)
+
+
+class Album:
+    """Collects data URIs, each once; the same pixels get the same position."""
+
+    def __init__(self) -> None:
+        self._positions: dict[bytes, int] = {}
+        self._uris: list[str] = []
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """All pictures, in the order in which they came."""
+        return tuple(self._uris)
+
+    def add(self, pixels: np.ndarray) -> int:
+        """Take in a picture and say its position.
+
+        Parameters
+        ----------
+        pixels : ndarray of uint8, (row, column, 3) or (row, column, 4)
+
+        Returns
+        -------
+        int
+        """
+        key = sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+        if key not in self._positions:
+            self._positions[key] = len(self._uris)
+            self._uris.append(_lossless(pixels))
+        return self._positions[key]
+
+
+def _lossless(pixels: np.ndarray) -> str:
+    """Photographs are smallest as lossless WebP, maps and outlines with opacity as PNG."""
+    image = Image.fromarray(pixels)
+    if pixels.shape[2] == 4:
+        return _uri(image, "png", optimize=True)
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
+    return _uri(image, "webp", lossless=True, method=3)
+
+
+def _uri(image: Image.Image, kind: str, **options: bool | int) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def shrink(uri: str, side: int, quality: int) -> str:
+    """Make an encoded photograph smaller and lossy; maps and outlines come back as they are.
+
+    Parameters
+    ----------
+    uri : str
+        As an :class:`Album` made it.
+    side : int
+        Longest side in pixels afterwards, at most.
+    quality : int
+        WebP quality, 0 to 100.
+
+    Returns
+    -------
+    str
+    """
+    if not uri.startswith("data:image/webp"):
+        return uri
+    image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    smaller = _uri(image, "webp", quality=quality, method=4)
+    return min(uri, smaller, key=len)
+
+
+def contour(mask: np.ndarray) -> np.ndarray:
+    """Draw the border of a mask as a thin light line with a dark rim.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, (row, column)
+
+    Returns
+    -------
+    ndarray of uint8, (row, column, 4)
+        Enlarged by a whole factor, so that the line is thin whatever the mask's grid; cells of
+        the mask at the picture's edge are outlined too.
+    """
+    longest = max(mask.shape)
+    step, factor = max(1, longest // _OUTLINE_SIDE), max(1, _OUTLINE_SIDE // longest)
+    large = mask[::step, ::step].astype(bool).repeat(factor, axis=0).repeat(factor, axis=1)
+    core = _eroded(large)
+    inner = _eroded(_eroded(core))
+    drawn = np.zeros((*large.shape, 4), dtype=np.uint8)
+    drawn[large & ~_eroded(inner)] = _RIM
+    drawn[core & ~inner] = _INK
+    return drawn
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """Keep the cells whose four neighbours are set; outside the picture nothing is set."""
+    padded = np.pad(mask, 1)
+    neighbours = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.asarray(mask & neighbours)
+
+
+def _scaled(overlay: np.ndarray) -> tuple[np.ndarray, Scale, str]:
+    """Scale a map by its largest absolute value, which is returned as text."""
+    values = np.where(np.isfinite(overlay), overlay, np.nan).astype(np.float64)
+    largest = float(np.nanmax(np.abs(values)))
+    scale: Scale = "diverging" if np.nanmin(values) < 0 else "sequential"
+    extent = f"±{number(largest)}" if scale == "diverging" else f"0 to {number(largest)}"
+    return values / (largest or 1.0), scale, "0 everywhere" if largest == 0 else extent
+
+
+def encode_picture(picture: Picture, row: str, album: Album) -> EncodedPicture:
+    """Encode a picture with its layers.
+
+    Parameters
+    ----------
+    picture : Picture
+    row : str
+        Title of its row, for the alternative text.
+    album : Album
+        Takes the layers.
+
+    Returns
+    -------
+    EncodedPicture
+    """
+    label, told = one_line(picture.label), [one_line(row), one_line(picture.label)]
+    layers: dict[str, int] = {}
+    scale, extent = "", ""
+    if picture.overlay is not None and np.isfinite(picture.overlay).any():
+        scaled, scale, extent = _scaled(picture.overlay)
+        layers["overlay"] = album.add(paint(scaled, scale))
+        told.append(f"with a map over it, {extent}")
+    elif picture.overlay is not None:
+        extent = "map undefined"
+        told.append(extent)
+    if picture.outline is not None:
+        layers["outline"] = album.add(contour(picture.outline))
+        told.append(_share(picture.outline))
+    height, width = _PLACEHOLDER_SIDE, _PLACEHOLDER_SIDE
+    if picture.pixels is None:
+        told.append("the image could not be read")
+    else:
+        height, width = picture.pixels.shape[:2]
+        layers["base"] = album.add(np.ascontiguousarray(picture.pixels))
+    alt = ", ".join(part for part in told if part)
+    return EncodedPicture(label, alt, width, height, **layers, scale=scale, extent=extent)  # type: ignore[arg-type]
+
+
+def _share(mask: np.ndarray) -> str:
+    return f"outline of a mask that covers {100 * float(np.mean(mask.astype(bool))):.0f} %"

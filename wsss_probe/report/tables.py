@@ -1,0 +1,136 @@
+"""Frames as tables: cells written out, numbers sortable, all rows offered as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from wsss_probe.report.encoded import EncodedTable
+from wsss_probe.report.text import DASH, number, one_line, visible
+
+__all__ = ["ROWS_SHOWN", "encode_table", "to_csv"]
+
+ROWS_SHOWN = 500
+"""Rows on the page; the CSV holds the others."""
+
+CSV_BYTES = 2_000_000
+"""A longer CSV is cut after a whole line, with a note."""
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def encode_table(frame: pd.DataFrame, caption: str, csv_bytes: int = CSV_BYTES) -> EncodedTable:
+    """Encode a frame; its index is not shown.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    caption : str
+    csv_bytes : int
+        Largest size of the CSV.
+
+    Returns
+    -------
+    EncodedTable
+    """
+    shown = frame.head(ROWS_SHOWN)
+    columns = [_column(shown.iloc[:, i].tolist()) for i in range(shown.shape[1])]
+    text, kept = to_csv(frame, csv_bytes)
+    return EncodedTable(
+        caption=visible(caption),
+        columns=tuple(one_line(name) for name in frame.columns),
+        numeric=tuple(any(value is not None for value in order) for _, order in columns),
+        rows=tuple(zip(*(texts for texts, _ in columns), strict=True)) if columns else (),
+        order=tuple(zip(*(order for _, order in columns), strict=True)) if columns else (),
+        total=len(frame),
+        csv=text,
+        notes=_notes(len(frame), kept),
+    )
+
+
+def _notes(total: int, kept: int) -> tuple[str, ...]:
+    notes = []
+    if total > ROWS_SHOWN:
+        notes.append(f"The first {ROWS_SHOWN} of {total} rows are shown and sorted.")
+    if kept < total:
+        notes.append(f"The CSV holds the first {kept} of {total} rows, to keep this file small.")
+    return tuple(notes)
+
+
+def _column(values: Sequence[Any]) -> tuple[list[str], list[float | None]]:
+    """Texts of a column and what its numbers are sorted by; whole numbers are shown whole."""
+    finite = [float(v) for v in values if _is_number(v) and math.isfinite(v)]
+    whole = all(value.is_integer() for value in finite)
+    order = [_round_trip(v) if _is_number(v) and not math.isnan(v) else None for v in values]
+    return [_cell(value, whole) for value in values], order
+
+
+def _round_trip(value: Any) -> float | None:
+    """Sort keys stay finite: JSON knows no infinity."""
+    return max(-1.7e308, min(1.7e308, float(value)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or (_is_number(value) and math.isnan(value))
+
+
+def _cell(value: Any, whole: bool) -> str:
+    if _is_missing(value):
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not _is_number(value):
+        return one_line(value)
+    if whole and math.isfinite(value):
+        return str(int(value)).replace("-", "−")
+    return number(float(value))
+
+
+def to_csv(frame: pd.DataFrame, limit: int = CSV_BYTES) -> tuple[str, int]:
+    """Write a frame as CSV that a spreadsheet will not run.
+
+    Parameters
+    ----------
+    frame : DataFrame
+    limit : int
+        Bytes after which no further row is written.
+
+    Returns
+    -------
+    text : str
+        Full precision, undefined numbers empty. Texts that begin like a formula get a ``'``
+        before them, invisible characters an escape.
+    rows : int
+        Rows that fitted.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([_plain(name) for name in frame.columns])
+    kept = 0
+    for row in frame.itertuples(index=False, name=None):
+        end = buffer.tell()
+        writer.writerow([_plain(value) for value in row])
+        if buffer.tell() > limit:
+            buffer.truncate(end)
+            break
+        kept += 1
+    return buffer.getvalue(), kept
+
+
+def _plain(value: Any) -> Any:
+    if _is_missing(value):
+        return ""
+    if _is_number(value):
+        return value
+    text = str(value)
+    return visible(f"'{text}" if text.startswith(_FORMULA_STARTS) else text)

@@ -1,0 +1,170 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const systemDark = matchMedia("(prefers-color-scheme: dark)");
+  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+
+  // -- theme ----------------------------------------------------------------------------------
+  const isDark = () => (root.dataset.theme || (systemDark.matches ? "dark" : "light")) === "dark";
+
+  // Custom properties are not resolved by getComputedStyle; a colour that uses one is.
+  function color(name) {
+    root.style.setProperty("outline-color", `var(--${name})`);
+    const resolved = getComputedStyle(root).outlineColor;
+    root.style.removeProperty("outline-color");
+    return resolved;
+  }
+
+  function plotTemplate() {
+    const ink = color("ink"), quiet = color("quiet"), line = color("line"), paper = color("raised");
+    const axis = {
+      automargin: true, ticklabelstandoff: 5, gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line,
+      tickfont: { color: quiet, size: 12.5 }, title: { font: { color: quiet, size: 13 }, standoff: 12 },
+    };
+    return {
+      layout: {
+        font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink },
+        xaxis: axis, yaxis: axis,
+        legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { color: quiet } },
+        hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink, size: 13 }, align: "left" },
+        modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: ink },
+        annotationdefaults: { font: { color: quiet, size: 12 } },
+        shapedefaults: { line: { color: quiet } },
+        coloraxis: { colorbar: { outlinewidth: 0, tickfont: { color: quiet } } },
+      },
+      data: { bar: [{ error_x: { color: ink, thickness: 1.5 }, error_y: { color: ink, thickness: 1.5 } }] },
+    };
+  }
+
+  // -- plots ----------------------------------------------------------------------------------
+  const CONFIG = {
+    displaylogo: false, responsive: true, scrollZoom: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg", filename: "figure" },
+  };
+  const holders = all(".plot");
+
+  function draw(holder, width) {
+    const spec = JSON.parse(document.getElementById(holder.dataset.figure).textContent);
+    const layout = { ...spec.layout, template: plotTemplate(), ...(width ? { width } : {}) };
+    return Plotly.react(holder, spec.data, layout, CONFIG).then(
+      () => holder.setAttribute("data-drawn", ""),
+      (error) => holder.append(`The plot could not be drawn: ${error.message}`),
+    );
+  }
+
+  // One plot per turn of the event loop: the page stays usable while many are drawn.
+  function drawAll(pending) {
+    if (!pending.length) return;
+    all("noscript", pending[0]).forEach((element) => element.remove());
+    draw(pending[0]).then(() => setTimeout(() => drawAll(pending.slice(1)), 0));
+  }
+  drawAll(holders);
+
+  const redraw = (width) => holders.forEach((holder) => draw(holder, width));
+  document.getElementById("theme").addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try {
+      localStorage.setItem("wsss-probe-theme", root.dataset.theme);
+    } catch {
+      // Without storage the choice holds until the page is closed.
+    }
+    redraw();
+  });
+  systemDark.addEventListener("change", () => redraw());
+
+  // -- print: always light, everything open, plots as wide as the paper -------------------------
+  let before = null;
+  addEventListener("beforeprint", () => {
+    const closed = all("details:not([open])");
+    before = { theme: root.dataset.theme, closed };
+    root.dataset.theme = "light";
+    closed.forEach((element) => (element.open = true));
+    redraw(680);
+  });
+  addEventListener("afterprint", () => {
+    if (!before) return;
+    if (before.theme) root.dataset.theme = before.theme;
+    else delete root.dataset.theme;
+    before.closed.forEach((element) => (element.open = false));
+    before = null;
+    redraw();
+  });
+  document.getElementById("print").addEventListener("click", () => print());
+
+  // -- tables ---------------------------------------------------------------------------------
+  function compare(column, sign) {
+    return (one, other) => {
+      const [a, b] = [one.cells[column], other.cells[column]];
+      const undefinedLast = (a.title === "undefined") - (b.title === "undefined");
+      if (undefinedLast) return undefinedLast;
+      const numbers = "order" in a.dataset && "order" in b.dataset;
+      const difference = numbers
+        ? Number(a.dataset.order) - Number(b.dataset.order)
+        : a.textContent.localeCompare(b.textContent, "en", { numeric: true });
+      return sign * difference;
+    };
+  }
+
+  all("button.sort").forEach((button) => button.addEventListener("click", () => {
+    const head = button.closest("th"), body = button.closest("table").tBodies[0];
+    const rising = head.getAttribute("aria-sort") !== "ascending";
+    all("th", head.parentElement).forEach((other) => other.setAttribute("aria-sort", "none"));
+    head.setAttribute("aria-sort", rising ? "ascending" : "descending");
+    body.append(...[...body.rows].sort(compare(head.cellIndex, rising ? 1 : -1)));
+  }));
+
+  all(".filter-input").forEach((input) => input.addEventListener("input", () => {
+    const wanted = input.value.trim().toLowerCase();
+    all("tbody tr", document.getElementById(input.dataset.grid)).forEach((row) => {
+      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    });
+  }));
+
+  // -- galleries ------------------------------------------------------------------------------
+  all("img[data-same]").forEach((image) => (image.src = document.getElementById(image.dataset.same).src));
+
+  all("[data-switch]").forEach((box) => {
+    const apply = () => box.closest(".gallery").classList.toggle(`with-${box.dataset.switch}`, box.checked);
+    box.addEventListener("change", apply);
+    apply();
+  });
+  all("[data-opacity]").forEach((slider) => slider.addEventListener("input", () => {
+    slider.closest(".gallery").style.setProperty("--opacity", slider.value / 100);
+  }));
+
+  const zoom = document.getElementById("zoom");
+  all("button.layers").forEach((button) => button.addEventListener("click", () => {
+    const body = zoom.querySelector(".zoom-body");
+    const copy = document.createElement("div");
+    copy.className = "layers";
+    copy.style.aspectRatio = button.style.aspectRatio;
+    copy.append(...[...button.children].map((layer) => layer.cloneNode()));
+    all("[id]", copy).forEach((layer) => layer.removeAttribute("id"));
+    const gallery = button.closest(".gallery");
+    body.className = `zoom-body ${gallery.className}`;
+    body.style.setProperty("--opacity", gallery.style.getPropertyValue("--opacity") || 0.75);
+    body.style.setProperty("--ratio", button.style.aspectRatio);
+    body.replaceChildren(copy);
+    zoom.querySelector(".zoom-label").textContent = button.getAttribute("aria-label").replace(/^Enlarge: /, "");
+    zoom.showModal();
+  }));
+  zoom.addEventListener("click", (event) => event.target === zoom && zoom.close());
+
+  // -- contents: closed where it would fill a small screen; the current part is marked ----------
+  const contents = document.querySelector(".contents details");
+  const narrow = matchMedia("(max-width: 62rem)");
+  const arrange = () => (contents.open = !narrow.matches);
+  narrow.addEventListener("change", arrange);
+  arrange();
+
+  const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
+  const watcher = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      links.forEach((link) => link.removeAttribute("aria-current"));
+      links.get(entry.target.id)?.setAttribute("aria-current", "location");
+    }
+  }, { rootMargin: "-15% 0px -75% 0px" });
+  all(".chapter, .section").forEach((part) => watcher.observe(part));
+})();
