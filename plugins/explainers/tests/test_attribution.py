@@ -4,10 +4,10 @@ import pytest
 import torch
 from captum.attr import LayerGradCam
 from torch import nn
-from wsss_probe.zoo import ensure_torchvision
 from wsss_probe_explainers import CAM, GradCAM, GradCAMPlusPlus, LayerCAM
 
 from wsss_probe.errors import ModelError, UsageError
+from wsss_probe.zoo import ensure_torchvision
 
 
 class GapNet(nn.Module):
@@ -68,21 +68,19 @@ def mobilenet():
 @pytest.mark.parametrize("target", [1, "each"])
 def test_grad_cam_equals_captums(build, target):
     """Grad-CAM is captum's LayerGradCam with relu_attributions=True to 1e-5, on three architectures."""
-    torch.manual_seed(3)
+    torch.manual_seed(6)
     model, layer = build()
-    model.eval()
-    batch = torch.randn(2, 3, 64, 64)
+    model.eval().double()
+    batch = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     chosen = torch.tensor([2, 0]) if target == "each" else target
 
     found = GradCAM(model, layer).attribute(batch, chosen)
     captums = LayerGradCam(model, model.get_submodule(layer))
     expected = captums.attribute(batch, chosen, relu_attributions=True)
 
-    expected = expected.detach()[:, 0]
+    expected = expected.detach()[:, 0].float()
     assert float(expected.max()) > 0
-    torch.testing.assert_close(
-        torch.from_numpy(found.values), expected, rtol=1e-5, atol=1e-5 * float(expected.max())
-    )
+    torch.testing.assert_close(torch.from_numpy(found.values), expected, rtol=1e-5, atol=0)
 
 
 def test_maps_are_labelled(images):
@@ -108,6 +106,7 @@ def test_cam_averages_to_the_logit(images):
     logit = found.mean(("row", "column")).values + model.classifier.bias[1].item()
     torch.testing.assert_close(torch.from_numpy(logit), model(images)[:, 1].detach(), rtol=1e-4, atol=1e-5)
     assert float(found.min()) < 0
+    assert found.equals(CAM(model, "features.5").attribute(images, 1))  # the same maps by another name
 
 
 def test_four_maps_agree_on_a_linear_head(images):

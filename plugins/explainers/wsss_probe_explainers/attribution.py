@@ -5,7 +5,7 @@ The same formulas as in an audit, from the same taps; the model is left exactly 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final
 
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
-from wsss_probe.head import find_head
 
 from wsss_probe import DefinitionCard, Head, LayerInfo
 from wsss_probe.errors import ModelError, UsageError
+from wsss_probe.head import find_head
 from wsss_probe.layers import describe_layers
-from wsss_probe.taps import Captured, Gradients, find_module, run_pass, split_call
+from wsss_probe.taps import Captured, PassOptions, find_module, run_pass, split_call
 from wsss_probe_explainers.cards import CAM_CARD, GRAD_CAM_CARD, LAYER_CAM_CARD, PLUS_PLUS_CARD
 from wsss_probe_explainers.explainers import PlusPlusMap, class_activation_map, grad_cam_map
 from wsss_probe_explainers.formulas import PlusPlusVariant, cam, grad_cam, grad_cam_plus_plus, layer_cam
@@ -144,8 +144,9 @@ class CAM:
 
     def attribute(self, images: Tensor, target: AskedFor = None) -> xr.DataArray:
         """Compute the maps of some images; see :meth:`GradCAM.attribute`, but signed."""
-        info = _described(self.model, self.layer, images)
-        head = find_head(self.model, images, (info,))
+        described = _described(self.model, images)
+        info = _last_call(described, self.layer)
+        head = find_head(self.model, images, _without_doubles(described, info))
         _refuse(class_activation_map.accepts(info, head), "CAM", self.layer)
         captured = run_pass(self.model, images, (info,))
         classes = _indices(target, len(images))(_logits(captured))
@@ -162,11 +163,11 @@ def _by_gradient(
     formula: Callable[[Tensor, Tensor], Tensor],
 ) -> xr.DataArray:
     """One forward and one backward pass to the layer, then the formula."""
-    info = _described(face.model, face.layer, images)
+    info = _last_call(_described(face.model, images), face.layer)
     _refuse(grad_cam_map.accepts(info, Head(linear=False)), card.title, face.layer)
     choose = _indices(target, len(images))
-    gradients = Gradients({"predicted": (info.name,)}, lambda logits: {"predicted": choose(logits)})
-    captured = run_pass(face.model, images, (info,), gradients=gradients)
+    options = PassOptions({"predicted": (info.name,)}, lambda logits: {"predicted": choose(logits)})
+    captured = run_pass(face.model, images, (info,), options)
     maps = formula(captured.activations[info.name], captured.gradients[info.name, "predicted"])
     return _labelled(maps, choose(_logits(captured)), card, face.layer)
 
@@ -179,25 +180,37 @@ def _layer_name(model: nn.Module, layer: str | nn.Module) -> str:
     if isinstance(layer, str):
         find_module(model, layer)
         return layer
-    names = [name for name, part in model.named_modules() if part is layer and name]
+    names: list[str] = [name for name, part in model.named_modules() if part is layer and name]
     if not names:
         msg = "layer is no submodule of the model"
         raise ModelError(msg, found=type(layer).__name__, remedy="give its dotted name")
     return names[0]
 
 
-def _described(model: nn.Module, layer: str, images: Tensor) -> LayerInfo:
-    """Describe what the layer puts out for these images."""
+def _described(model: nn.Module, images: Tensor) -> tuple[LayerInfo, ...]:
+    """Describe what the layers put out for these images."""
     if not (isinstance(images, Tensor) and images.ndim == 4 and len(images) and images.is_floating_point()):
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         msg = "images are no batch of preprocessed images"
         raise UsageError(msg, found=str(shape), wanted="float Tensor (image, channel, row, column)")
-    described = describe_layers(model, images[:1])
+    return describe_layers(model, images[:1])
+
+
+def _last_call(described: Sequence[LayerInfo], layer: str) -> LayerInfo:
+    """Find the layer by its name."""
     # a bare name of a module that runs more than once means its last call, as in an audit
     calls = [info for info in described if info.calls and layer in {info.name, split_call(info.name)[0]}]
     if not calls:
         raise ModelError(f"layer {layer!r} never runs", remedy="run 'wsss-probe layers'")
     return calls[-1]
+
+
+def _without_doubles(described: Sequence[LayerInfo], wanted: LayerInfo) -> list[LayerInfo]:
+    """Leave out other layers of the same shape: a block and its last part are the same maps.
+
+    The head is then proved for the layer that was asked for, under the name that it was given.
+    """
+    return [info for info in described if info.name == wanted.name or info.shape != wanted.shape]
 
 
 def _refuse(reason: str, method: str, layer: str) -> None:

@@ -42,8 +42,8 @@ def cam(activation: Tensor, weight: Tensor) -> Tensor:
     >>> cam(torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]]), torch.tensor([[1.0, -1.0]])).tolist()
     [[[-2.0, 2.0]]]
     """
-    maps = activation.float().flatten(2)
-    return (weight.float().unsqueeze(1) @ maps).view(len(maps), *activation.shape[2:])
+    maps = _full(activation).flatten(2)
+    return (weight.to(maps.dtype).unsqueeze(1) @ maps).view(len(maps), *activation.shape[2:])
 
 
 def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     >>> grad_cam(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[0.0, 4.0]]]])).tolist()
     [[[2.0, 4.0]]]
     """
-    return cam(activation, gradient.float().mean((-2, -1))).relu()
+    return cam(activation, _full(gradient).mean((-2, -1))).relu()
 
 
 def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, variant: PlusPlusVariant = "authors") -> Tensor:
@@ -113,8 +113,8 @@ def plus_plus_weights(activation: Tensor, gradient: Tensor, variant: PlusPlusVar
     -------
     Tensor, (image, channel)
     """
-    rise = gradient.float()
-    total = activation.float().sum((-2, -1), keepdim=True)
+    rise = _full(gradient)
+    total = _full(activation).sum((-2, -1), keepdim=True)
     denominator = rise * total + 2
     coefficient = denominator.where(denominator != 0, 1).reciprocal()
     return _VARIANTS[variant](coefficient, rise.relu())
@@ -140,7 +140,12 @@ def layer_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     >>> layer_cam(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[-1.0, 4.0]]]])).tolist()
     [[[0.0, 8.0]]]
     """
-    return (gradient.float().relu() * activation.float()).sum(1).relu()
+    return (_full(gradient).relu() * _full(activation)).sum(1).relu()
+
+
+def _full(values: Tensor) -> Tensor:
+    """Compute half precision in float32: sums over positions would overflow."""
+    return values if values.itemsize >= 4 else values.float()
 
 
 def _weigh(coefficient: Tensor, rise: Tensor) -> Tensor:

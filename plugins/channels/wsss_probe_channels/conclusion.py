@@ -1,0 +1,131 @@
+"""From rows to a summary and findings: the whole conclusion of channel-F1 at one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from wsss_probe.statistics import group_bootstrap
+
+from wsss_probe import Conclusion
+from wsss_probe_channels.selection import Best, Halves, best_channel, eligible, mean_defined, split_halves
+from wsss_probe_channels.table import all_ones_f1, channel_table, with_intervals
+from wsss_probe_channels.verdict import ControlScore, Evidence, best_channel_finding
+
+if TYPE_CHECKING:
+    from wsss_probe.contracts import Control, Run
+    from wsss_probe_channels.probe import ChannelF1
+
+__all__ = ["conclude"]
+
+
+def conclude(probe: ChannelF1, run: Run) -> Conclusion:
+    """Conclude over all images of one layer.
+
+    Parameters
+    ----------
+    probe : ChannelF1
+        With its layer set.
+    run : Run
+
+    Returns
+    -------
+    Conclusion
+        The table of :func:`wsss_probe_channels.table.channel_table` with intervals; by (class) the
+        best channel, its mean F1 where chosen and where scored, interval, n, groups, and the
+        all-ones mask on the same images; by (control, class) the same of every control.
+    """
+    rows = run.rows(probe.name).load()
+    area = rows["area"].values
+    known = np.isfinite(area).all(axis=1)
+    halves = split_halves(run.images, run.groups, known, probe.chosen_on, run.survey.seed)
+    table = channel_table(rows, run.partial(probe.name), probe.strong)
+    table = with_intervals(table, rows, run.groups, run.survey.seed)
+    controls = [_controlled(control, probe, halves) for control in run.controls]
+    seen = _Seen(rows, halves, controls, probe.layer)
+    evidence = [_evidence(run, seen, position) for position in range(area.shape[1])]
+    summary = xr.merge([table, _best_table(evidence, table), _control_table(controls, table)])
+    summary.attrs = {**probe.options, "how": halves.how}
+    return Conclusion(summary, tuple(best_channel_finding(item) for item in evidence))
+
+
+@dataclass(frozen=True, slots=True)
+class _Controlled:
+    """One control's own best channels, one per class, chosen and scored as the audited network's."""
+
+    name: str
+    alive: bool
+    best: tuple[Best, ...]
+    top: np.ndarray  # (class,): largest mean F1 on all images, as the chart of the audited network shows it
+
+
+def _controlled(control: Control, probe: ChannelF1, halves: Halves) -> _Controlled:
+    rows = control.rows(probe.name)
+    f1, area = rows["f1"].values, rows["area"].values
+    known = np.isfinite(area).all(axis=1)
+    best = tuple(best_channel(f1[..., c], area[:, c], halves) for c in range(area.shape[1]))
+    means = np.where(eligible(f1, known), mean_defined(f1), -1).max(axis=0)
+    return _Controlled(control.name, control.alive(probe.layer), best, np.where(means < 0, np.nan, means))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was seen at one layer, in the audited network and its controls."""
+
+    rows: xr.Dataset
+    halves: Halves
+    controls: Sequence[_Controlled]
+    layer: str
+
+
+def _evidence(run: Run, seen: _Seen, position: int) -> Evidence:
+    """Gather what is known about the best channel for one class."""
+    area = seen.rows["area"].values[:, position]
+    best = best_channel(seen.rows["f1"].values[..., position], area, seen.halves)
+    baseline = np.where(np.isfinite(best.scored), all_ones_f1(area), np.nan)
+    return Evidence(
+        layer=seen.layer,
+        mask_class=str(seen.rows["class"].values[position]),
+        how=seen.halves.how,
+        best=best,
+        interval=group_bootstrap(best.scored, run.groups, seed=run.survey.seed),
+        all_ones=float(mean_defined(baseline)),
+        controls=[ControlScore(c.name, c.alive, c.best[position].score) for c in seen.controls],
+        not_testable=run.not_testable,
+    )
+
+
+def _best_table(evidence: Sequence[Evidence], table: xr.Dataset) -> xr.Dataset:
+    """Write the best channel of each class as a table by class."""
+    columns = {
+        "best_channel": [item.best.channel for item in evidence],
+        "best_chosen_f1": [item.best.chosen for item in evidence],
+        "best_f1": [item.best.score for item in evidence],
+        "best_low": [float(item.interval.low) for item in evidence],
+        "best_high": [float(item.interval.high) for item in evidence],
+        "best_n": [int(np.isfinite(item.best.scored).sum()) for item in evidence],
+        "best_all_ones_f1": [item.all_ones for item in evidence],
+    }
+    return xr.Dataset(
+        {name: ("class", np.array(values)) for name, values in columns.items()},
+        coords={"class": table["class"]},
+    )
+
+
+def _control_table(controls: Sequence[_Controlled], table: xr.Dataset) -> xr.Dataset:
+    """Write what each control reaches as a table by control and class; empty without controls."""
+    if not controls:
+        return xr.Dataset()
+    both = ("control", "class")
+    return xr.Dataset(
+        {
+            "control_alive": ("control", np.array([c.alive for c in controls])),
+            "control_channel": (both, np.array([[best.channel for best in c.best] for c in controls])),
+            "control_f1": (both, np.array([[best.score for best in c.best] for c in controls])),
+            "control_top_f1": (both, np.array([c.top for c in controls])),
+        },
+        coords={"control": np.array([c.name for c in controls], dtype=object), "class": table["class"]},
+    )

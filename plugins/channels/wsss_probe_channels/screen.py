@@ -1,0 +1,142 @@
+"""One batch of the screen: every channel thresholded and compared with every mask class.
+
+The order of operations is part of the number, so it is chosen by name (see :class:`Resolution`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsss_probe.errors import UsageError
+from wsss_probe.overlap import Counts, majority_mask, overlap_counts
+from wsss_probe.threshold import binarize, otsu
+
+__all__ = ["Resolution", "Screen", "screen"]
+
+_CHUNK = 1 << 24
+"""Map cells that are resized and thresholded at once: 64 MiB of float32."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The grid on which map and mask are compared, and in which order they get there.
+
+    ``layer``: the mask comes down to the layer's grid by majority; the map is thresholded as it is.
+    ``mask``: the map is resized to the mask's grid (bilinear, ``align_corners=False``), then
+    thresholded. ``NxN``: both go to that grid, the map bilinearly and before its threshold, the mask by
+    majority.
+
+    Parameters
+    ----------
+    name : str
+        ``layer``, ``mask``, or two whole numbers, ``112x112``.
+
+    Raises
+    ------
+    UsageError
+        For any other name.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that says no grid."""
+        if self.name not in {"layer", "mask"} and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.name):
+            msg = "unknown resolution of channel-f1"
+            raise UsageError(
+                msg, found=self.name, wanted="layer, mask or NxN", remedy="resolution = '112x112'"
+            )
+
+    @property
+    def order(self) -> str:
+        """The order of operations, in words."""
+        if self.name == "layer":
+            return "mask to the layer's grid by majority; Otsu on the map as it is; F1 on the layer's grid"
+        if self.name == "mask":
+            return "map to the mask's grid (bilinear, align_corners=False); Otsu; F1 on the mask's grid"
+        return (
+            f"map to {self.name} (bilinear, align_corners=False); Otsu; mask to {self.name} by majority; F1"
+        )
+
+    def grid(self, maps: Tensor, masks: Tensor) -> tuple[int, int]:
+        """Rows and columns of the grid for these maps and masks."""
+        if self.name in {"layer", "mask"}:
+            rows, columns = (maps if self.name == "layer" else masks).shape[-2:]
+        else:
+            rows, columns = map(int, self.name.split("x"))
+        return rows, columns
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """What the screen says about one batch.
+
+    Parameters
+    ----------
+    counts : Counts
+        Pixels (image, channel, class): true positive, false positive, false negative.
+    threshold : Tensor, (image, channel)
+        In units of the activation; NaN where the map is degenerate.
+    coverage : Tensor, (image, channel)
+        Share of the grid above the threshold.
+    masks : Tensor of int, (image, row, column)
+        The masks on the grid of the comparison.
+    """
+
+    counts: Counts
+    threshold: Tensor
+    coverage: Tensor
+    masks: Tensor
+
+
+def screen(maps: Tensor, masks: Tensor, classes: int, resolution: Resolution) -> Screen:
+    """Threshold every map by Otsu and count its overlap with every mask class.
+
+    Parameters
+    ----------
+    maps : Tensor, (image, channel, row, column)
+    masks : Tensor of int, (image, row, column)
+        Positions of classes; -1 ignored, -2 in no class.
+    classes : int
+    resolution : Resolution
+
+    Returns
+    -------
+    Screen
+    """
+    grid = resolution.grid(maps, masks)
+    small = masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, classes)
+    width = max(1, _CHUNK // (len(maps) * grid[0] * grid[1]))
+    parts = [_screen_channels(part, small, classes) for part in torch.split(maps, width, dim=1)]
+    tp, fp, fn = (
+        torch.cat([getattr(part.counts, name) for part in parts], dim=1) for name in ("tp", "fp", "fn")
+    )
+    return Screen(
+        Counts(tp, fp, fn),
+        torch.cat([part.threshold for part in parts], dim=1),
+        torch.cat([part.coverage for part in parts], dim=1),
+        small,
+    )
+
+
+def _screen_channels(maps: Tensor, masks: Tensor, classes: int) -> Screen:
+    """Resize, threshold and count some channels."""
+    resized = _resize(maps.float(), tuple(masks.shape[-2:]))
+    threshold = otsu(resized)
+    predicted = binarize(resized, threshold)
+    coverage = predicted.flatten(2).float().mean(2)
+    return Screen(overlap_counts(predicted, masks, classes), threshold, coverage, masks)
+
+
+def _resize(maps: Tensor, grid: tuple[int, ...]) -> Tensor:
+    if tuple(maps.shape[-2:]) == grid:
+        return maps
+    return F.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
