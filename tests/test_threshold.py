@@ -16,22 +16,27 @@ SHAPES = [(7, 7), (14, 14), (28, 28), (5, 11), (17, 13)]
 
 
 def gaussian(generator, shape):
+    """Signed values, as before a rectifier."""
     return generator.normal(size=shape)
 
 
 def rectified(generator, shape):
+    """Mostly zero, as after a rectifier."""
     return np.maximum(generator.normal(loc=-0.5, size=shape), 0)
 
 
 def uniform(generator, shape):
+    """A flat histogram, in which neighbouring splits are nearly equal."""
     return generator.uniform(-3, 5, size=shape)
 
 
 def two_level(generator, shape):
+    """Two values."""
     return np.where(generator.uniform(size=shape) < 0.3, 2.5, -1.0)
 
 
 def heavy_tailed(generator, shape):
+    """A few values far from all others, so most pixels share a few bins."""
     return generator.standard_t(1.5, size=shape)
 
 
@@ -41,6 +46,7 @@ def coarse(generator, shape):
 
 
 def tiny_as_gradients(generator, shape):
+    """Magnitudes from 1e-12 to 1e-3, another for each map."""
     return generator.normal(size=shape) * 10.0 ** generator.uniform(-12, -3, size=(shape[0], 1, 1))
 
 
@@ -53,6 +59,7 @@ KINDS = [gaussian, rectified, uniform, two_level, heavy_tailed, coarse, tiny_as_
 
 
 def our_masks(maps):
+    """Masks of an array of maps by the module under test."""
     tensor = torch.from_numpy(maps)
     return binarize(tensor, otsu(tensor)).numpy()
 

@@ -90,7 +90,7 @@ def otsu(maps: Tensor) -> Tensor:
     thresholds = torch.full((len(flat),), torch.nan, dtype=dtype, device=maps.device)
     if pixels:
         rows = max(1, (_CHUNK if maps.device.type == "cpu" else _CHUNK_ELSEWHERE) // pixels)
-        for out, chunk in zip(thresholds.split(rows), flat.split(rows), strict=True):
+        for out, chunk in zip(torch.split(thresholds, rows), torch.split(flat, rows), strict=True):
             _fill(out, chunk.to(dtype))
     return thresholds.reshape(leading)
 
@@ -206,7 +206,7 @@ def _count_sorted(pixels: Tensor, ends: _Ends) -> tuple[Tensor, Tensor]:
 
 
 def _unbinnable(ends: _Ends, width: Tensor, magnitude: Tensor) -> Tensor:
-    """Whether rounding makes two edges of a map's bins coincide, (map,); ``numpy.histogram`` refuses those."""
+    """Whether rounding makes two edges of a map's bins meet, (map,); ``numpy.histogram`` refuses those."""
     narrow = width <= 8 * BINS * torch.finfo(ends.low.dtype).eps * magnitude  # never, if wider
     if bool(narrow.any()):
         index = torch.arange(BINS + 1, dtype=ends.low.dtype, device=ends.low.device)[:, None]
