@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_probe.certificate import Certificate, certify
+from wsss_probe.contracts import Finding
 from wsss_probe.controls import make_control
 from wsss_probe.errors import ExitCode, ProbeError
 from wsss_probe.findings import (
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor, nn
 
-    from wsss_probe.contracts import Conclusion, Finding, Probe, Section
+    from wsss_probe.contracts import Conclusion, Probe, Section
     from wsss_probe.host import Offered
     from wsss_probe.preparation import Prepared
 
@@ -270,7 +271,7 @@ def _record_images(prepared: Prepared, store: Store, lines: Sequence[LedgerLine]
     for name in frame.columns:
         values = frame[name].to_numpy()
         plain = values if values.dtype.kind in "bif" else np.array([_text(v) for v in values], dtype=object)
-        columns[str(name)] = ("image", plain)
+        columns["path" if name == "image" else str(name)] = ("image", plain)
     store.write_static("images", xr.Dataset(columns))
     store.write_coordinate("image", np.arange(len(frame)))
 
@@ -368,7 +369,9 @@ def _findings(
     lines = [line for part in surveyed[:1] for line in part.lines]
     controls = [part.run for part in surveyed if isinstance(part.run, ControlRun)]
     alive = {c.name: {layer: c.alive(layer) for layer in run.survey.layers} for c in controls}
+    note = prepared.options.note
     own = [
+        Finding("note", "notice", f"About these data: {note}") if note else None,
         performance_finding(_performance(prepared, run)),
         certificate_finding(certificate),
         quarantine_finding(_unreadable(lines), len(run.images)),

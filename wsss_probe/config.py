@@ -30,7 +30,11 @@ class MaskOptions(BaseModel):
 
 
 class AuditOptions(BaseModel):
-    """Everything that can be said about an audit. Names are those of the flags."""
+    """Everything that can be said about an audit. Names are those of the flags.
+
+    ``note`` is what a reader must know about the data; the report shows it among the findings.
+    ``probes`` and ``explainers`` hold tables of options by name.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -56,6 +60,7 @@ class AuditOptions(BaseModel):
     store_activations: tuple[str, ...] = ()
     allow_missing: tuple[str, ...] = ()
     strict: bool = False
+    note: str = ""
     masks: MaskOptions = MaskOptions()
     probes: dict[str, dict[str, Any]] = Field(default_factory=dict)
     explainers: dict[str, dict[str, Any]] = Field(default_factory=dict)

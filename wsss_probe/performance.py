@@ -50,12 +50,17 @@ class Performance:
         """Why nothing may be concluded from this classifier; empty when something may."""
         if self.auc is None:
             return ""
-        if not np.isfinite(self.auc.low):
+        estimate, low, high = bounds(self.auc)
+        if not np.isfinite(low):
             return "AUC not estimable on these labels"
-        if self.auc.low < TESTABLE_AUC:
-            bounds = f"{self.auc.estimate:.3f} [{self.auc.low:.3f}, {self.auc.high:.3f}]"
-            return f"AUC {bounds} has a lower bound under {TESTABLE_AUC}"
+        if low < TESTABLE_AUC:
+            return f"AUC {estimate:.3f} [{low:.3f}, {high:.3f}] has a lower bound under {TESTABLE_AUC}"
         return ""
+
+
+def bounds(interval: Interval) -> tuple[float, float, float]:
+    """Estimate, lower and upper bound of one number."""
+    return float(interval.estimate), float(interval.low), float(interval.high)
 
 
 def measure_performance(
@@ -137,25 +142,22 @@ def performance_finding(performance: Performance) -> Finding:
             "No labels were given, so how good the classifier is on these images is not known; "
             "a wrong preprocessing would not show.",
         )
-    area, right = performance.auc, performance.accuracy
-    bounds = f"AUC {area.estimate:.3f} [{area.low:.3f}, {area.high:.3f}]"
-    share = f"accuracy {right.estimate:.3f} [{right.low:.3f}, {right.high:.3f}]"
+    estimate, low, high = bounds(performance.auc)
+    area = f"AUC {estimate:.3f} [{low:.3f}, {high:.3f}]"
+    share = "accuracy {:.3f} [{:.3f}, {:.3f}]".format(*bounds(performance.accuracy))
     where = f"on {performance.labelled} labelled images ({performance.held_out})"
     reason = performance.not_testable
     tail = f" Not testable here: {reason}." if reason else ""
     hint = " Check the preprocessing and the order of the classes." if reason else ""
+    note = f" Interval {performance.auc.note}." if performance.auc.note else ""
     return Finding(
         "classifier",
         "warning" if reason else "ok",
-        f"The classifier reaches {bounds} and {share} {where}.{tail}{hint}",
-        effect=_finite(area.estimate),
-        interval=(area.low, area.high) if np.isfinite([area.low, area.high]).all() else None,
+        f"The classifier reaches {area} and {share} {where}.{note}{tail}{hint}",
+        effect=estimate if np.isfinite(estimate) else None,
+        interval=(low, high) if np.isfinite([low, high]).all() else None,
         n=performance.labelled,
-        groups=area.groups,
+        groups=performance.auc.groups,
         unit="AUC",
         control="chance is AUC 0.5",
     )
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -97,8 +97,7 @@ class AuditedRun:
 
     def relevance(self, explainer: str, layer: str) -> xr.Dataset | None:
         """Relevance maps, or None if there are none."""
-        path = relevance_path(explainer, layer)
-        return self._table(path) if path in self.store.tree() else None
+        return self.store.table(relevance_path(explainer, layer))
 
     def picture(self, index: int) -> np.ndarray | None:
         """The network's view of an image, uint8 (row, column, 3)."""
@@ -110,7 +109,7 @@ class AuditedRun:
 
     def activations(self, index: int, layer: str) -> np.ndarray | None:
         """Maps of one image, (channel, row, column), computed again from the image."""
-        from wsss_probe.taps import run_pass
+        from wsss_probe.taps import PassOptions, run_pass
 
         tensor = self.source.read(index).tensor
         if tensor is None:
@@ -120,7 +119,7 @@ class AuditedRun:
             self.working,
             tensor[None].to(device),
             [self.survey.layers[layer]],
-            need_logits=False,
+            PassOptions(logits=False),
         )
         maps: np.ndarray = captured.activations[layer][0].float().cpu().numpy()
         return maps
@@ -130,11 +129,11 @@ class AuditedRun:
         return self.module
 
     def _table(self, path: str) -> xr.Dataset:
-        tree = self.store.tree()
-        if path not in tree:
+        table = self.store.table(path)
+        if table is None:
             msg = f"run has no table '{path}'"
-            raise UsageError(msg, found=", ".join(sorted(group.strip("/") for group in tree.groups[1:])))
-        return tree[path].to_dataset()
+            raise UsageError(msg, found=", ".join(self.store.tables()))
+        return table
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,8 @@ class ControlRun(AuditedRun):
         """Whether this layer of the control responds to images at all."""
         if self.audited is None:
             return False
-        path = f"{activation_path(layer)}/mean"
-        return is_alive(self.pooled(layer), self.audited.tree()[path])
+        audited = self.audited.table(activation_path(layer))
+        return audited is not None and is_alive(self.pooled(layer), audited["mean"])
 
 
 def read_record(folder: Path) -> dict[str, Any]:

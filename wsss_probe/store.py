@@ -238,6 +238,18 @@ class Store:
             path.unlink()
         return len(left)
 
+    def table(self, path: str) -> xr.Dataset | None:
+        """Open one table lazily; None if there is none."""
+        import xarray as xr
+
+        if path not in self._root:
+            return None
+        return xr.open_dataset(self.location, engine="zarr", group=path, chunks={}, consolidated=False)
+
+    def tables(self) -> list[str]:
+        """Paths of all groups that hold arrays."""
+        return [group.path for group in _groups(self._root) if any(True for _ in group.array_keys())]
+
     def bytes_stored(self) -> int:
         """Compressed size of a store in memory."""
         return sum(len(buffer) for buffer in self._memory.values())
@@ -307,6 +319,12 @@ class Store:
             msg = f"write to '{array.path}' is not aligned to a shard"
             raise CorruptRunError(msg, found=f"{region.start}:{region.stop}", wanted=f"multiples of {unit}")
         array[region] = values
+
+
+def _groups(root: zarr.Group) -> Iterator[zarr.Group]:
+    for _, group in sorted(root.groups()):
+        yield group
+        yield from _groups(group)
 
 
 def _layout(unit: int, values: np.ndarray) -> dict[str, tuple[int, ...]]:

@@ -25,7 +25,7 @@ from wsss_probe.resume import Resumer
 from wsss_probe.schema import check_observation, escape
 from wsss_probe.store import LedgerLine, Store, TableBlock
 from wsss_probe.tables import check_relevance
-from wsss_probe.taps import Gradients, run_pass
+from wsss_probe.taps import PassOptions, run_pass
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -245,8 +245,8 @@ def _batch(task: Task, samples: Sequence[Sample], interventions: _Interventions)
     indices = np.array([sample.index for sample in samples])
     labels = torch.from_numpy(task.labels[indices]).to(images.device)
     wanted = _wanted_gradients(task)
-    gradients = Gradients(wanted, lambda logits: target_indices(logits, labels, list(wanted)))
-    captured = run_pass(task.module, images, _wanted_layers(task), gradients=gradients)
+    options = PassOptions(wanted, lambda logits: target_indices(logits, labels, list(wanted)))
+    captured = run_pass(task.module, images, _wanted_layers(task), options)
     assert captured.logits is not None  # noqa: S101  # asked for by default
     return Batch(
         indices=indices,
