@@ -77,7 +77,7 @@ def refused(path: Path, error: type[ProbeError], match: str) -> ProbeError:
     return caught.value
 
 
-# -- files that load -----------------------------------------------------------------------------
+# -- files that load -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.th", "w"])
@@ -156,7 +156,7 @@ def test_tied_tensors_load(tmp_path):
     assert torch.equal(read_checkpoint(path).tensors["turned"], weight.T)
 
 
-# -- files that would run code --------------------------------------------------------------------
+# -- files that would run code ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -607,7 +607,7 @@ def test_overflowing_cast_is_refused():
     assert "too large" in misfit(weights() | {"3.bias": large})
 
 
-# -- identity ---------------------------------------------------------------------------------------
+# -- identity --------------------------------------------------------------------------------------
 
 
 def test_digest_depends_on_every_part():
@@ -632,7 +632,7 @@ def test_digest_matches_a_slow_reference():
     assert tensor_digest(module) == digest.hexdigest()
 
 
-# -- real files ---------------------------------------------------------------------------------------
+# -- real files ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
