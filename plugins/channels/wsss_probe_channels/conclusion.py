@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from wsss_probe.statistics import group_bootstrap
 
 from wsss_probe import Conclusion
+from wsss_probe.statistics import Interval, group_bootstrap
 from wsss_probe_channels.selection import Best, Halves, best_channel, eligible, mean_defined, split_halves
 from wsss_probe_channels.table import all_ones_f1, channel_table, with_intervals
 from wsss_probe_channels.verdict import ControlScore, Evidence, best_channel_finding
@@ -91,11 +91,20 @@ def _evidence(run: Run, seen: _Seen, position: int) -> Evidence:
         mask_class=str(seen.rows["class"].values[position]),
         how=seen.halves.how,
         best=best,
-        interval=group_bootstrap(best.scored, run.groups, seed=run.survey.seed),
+        interval=_interval(best, run.groups, run.survey.seed),
         all_ones=float(mean_defined(baseline)),
         controls=[ControlScore(c.name, c.alive, c.best[position].score) for c in seen.controls],
         not_testable=run.not_testable,
     )
+
+
+def _interval(best: Best, groups: np.ndarray | None, seed: int) -> Interval:
+    """Resample the groups of the scoring images."""
+    scored = np.isfinite(best.scored)
+    if not scored.any():
+        undefined = np.array(np.nan)
+        return Interval(undefined, undefined, undefined, 0, 0)
+    return group_bootstrap(best.scored[scored], None if groups is None else groups[scored], seed=seed)
 
 
 def _best_table(evidence: Sequence[Evidence], table: xr.Dataset) -> xr.Dataset:

@@ -129,7 +129,8 @@ def screen(maps: Tensor, masks: Tensor, classes: int, resolution: Resolution) ->
 
 def _screen_channels(maps: Tensor, masks: Tensor, classes: int) -> Screen:
     """Resize, threshold and count some channels."""
-    resized = _resize(maps.float(), tuple(masks.shape[-2:]))
+    full = maps if maps.itemsize >= 4 else maps.float()
+    resized = _resize(full, tuple(masks.shape[-2:])).contiguous()  # thresholds go map by map
     threshold = otsu(resized)
     predicted = binarize(resized, threshold)
     coverage = predicted.flatten(2).float().mean(2)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss_probe import Figure, Gallery, Picture, Section, Table, Text
+from wsss_probe.report.figures import ControlRange, interval_plot
 from wsss_probe_channels.table import INTERVALS, top_channels
 
 if TYPE_CHECKING:
@@ -67,84 +68,56 @@ def _chart(summary: xr.Dataset, position: int, name: str) -> Figure:
     channels = top_channels(summary, position, INTERVALS)
     columns = ("mean_f1", "low", "high", "strong", "defined")
     data = pd.DataFrame({"channel": channels, **{c: summary[c].values[channels, position] for c in columns}})
+    control = _control_range(summary, position)
+    figure = interval_plot(
+        [f"channel {channel}" for channel in channels],
+        data["mean_f1"],
+        list(zip(data["low"], data["high"], strict=True)),
+        axis=f"mean F1 with {name}",
+        control=control,
+    )
     baseline = float(summary["all_ones_f1"].values[position])
-    band = _control_band(summary, position)
-    figure = {
-        "data": _points(data),
-        "layout": {
-            "xaxis": {"title": {"text": "channel, best first"}, "type": "category"},
-            "yaxis": {"title": {"text": "mean F1"}, "range": [0, 1]},
-            "shapes": [*_band_shape(band), *_line_shape(baseline)],
-            "annotations": _annotations(band, baseline),
-            "showlegend": False,
-        },
-    }
     reach = "no living control"
-    if band:
-        reach = f"the controls' own best channels reach {band[0]:.3f} to {band[1]:.3f} in the same way"
+    if control:
+        reach = (
+            f"the controls' own best channels reach {control.low:.3f} to {control.high:.3f} in the same way"
+        )
     present = int(summary["present"].values[position])
     caption = (
         f"Mean F1 of the best {len(data)} channels for class {name}; {present} "
         "images have the class. Bars: 95 % interval over groups. Channels are ranked on the images that they "
         f"are shown for, and the bars do not pay for that choice; {reach}. All-ones mask: {baseline:.3f}."
     )
-    return Figure(figure, caption, DEFINITION, data)
+    return Figure(_with_line(figure, baseline), caption, DEFINITION, data)
 
 
-def _points(data: pd.DataFrame) -> list[dict[str, Any]]:
-    """One point per channel with its interval."""
-    mean = data["mean_f1"].to_numpy(dtype=float)
-    return [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [str(channel) for channel in data["channel"]],
-            "y": _numbers(mean),
-            "error_y": {
-                "type": "data",
-                "symmetric": False,
-                "array": _numbers(data["high"].to_numpy(dtype=float) - mean),
-                "arrayminus": _numbers(mean - data["low"].to_numpy(dtype=float)),
-            },
-            "name": "mean F1",
-        }
-    ]
-
-
-def _numbers(values: np.ndarray) -> list[float | None]:
-    """JSON has no NaN."""
-    return [float(value) if np.isfinite(value) else None for value in values]
-
-
-def _control_band(summary: xr.Dataset, position: int) -> tuple[float, float] | None:
+def _control_range(summary: xr.Dataset, position: int) -> ControlRange | None:
     """Range of the living controls' best channels on the same images; None if none lives."""
     if "control" not in summary.dims:
         return None
     top = summary["control_top_f1"].values[summary["control_alive"].values.astype(bool), position]
     top = top[np.isfinite(top)]
-    return (float(top.min()), float(top.max())) if len(top) else None
+    name = f"best channels of {len(top)} control{'s' if len(top) != 1 else ''}"
+    return ControlRange(float(top.min()), float(top.max()), name) if len(top) else None
 
 
-def _band_shape(band: tuple[float, float] | None) -> list[dict[str, Any]]:
-    if band is None:
-        return []
-    low, high = band
-    place = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high, "layer": "below"}
-    return [{**place, "fillcolor": "rgba(127, 127, 127, 0.25)", "line": {"width": 0}}]
-
-
-def _line_shape(height: float) -> list[dict[str, Any]]:
-    if not np.isfinite(height):
-        return []
-    line = {"dash": "dash", "width": 1, "color": "rgb(127, 127, 127)"}
-    return [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": height, "y1": height, "line": line}]
-
-
-def _annotations(band: tuple[float, float] | None, baseline: float) -> list[dict[str, Any]]:
-    """Name the band and the line where they are drawn."""
-    names = {"all-ones mask": baseline, "controls": band[1] if band else float("nan")}
-    place = {"xref": "paper", "x": 1, "xanchor": "right", "yanchor": "bottom", "showarrow": False}
-    return [{**place, "y": y, "text": text} for text, y in names.items() if np.isfinite(y)]
+def _with_line(figure: dict[str, Any], baseline: float) -> dict[str, Any]:
+    """Add the all-ones mask as a named upright line."""
+    if not np.isfinite(baseline):
+        return figure
+    place = {"yref": "paper", "x0": baseline, "x1": baseline, "y0": 0, "y1": 1}
+    line = {"type": "line", **place, "line": {"dash": "dot", "width": 1.5}}
+    text = {
+        "x": baseline,
+        "y": 0,
+        "yref": "paper",
+        "yanchor": "bottom",
+        "showarrow": False,
+        "text": "all ones",
+    }
+    layout = figure["layout"]
+    shapes, texts = [*layout.get("shapes", []), line], [*layout.get("annotations", []), text]
+    return {**figure, "layout": {**layout, "shapes": shapes, "annotations": texts}}
 
 
 def _all_channels(summary: xr.Dataset, classes: Sequence[str]) -> Table:

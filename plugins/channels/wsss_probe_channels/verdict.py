@@ -12,13 +12,9 @@ from wsss_probe import Finding
 
 if TYPE_CHECKING:
     from wsss_probe.statistics import Interval
-
     from wsss_probe_channels.selection import Best
 
 __all__ = ["ControlScore", "Evidence", "best_channel_finding"]
-
-FEW_GROUPS = 10
-"""With fewer independent groups a bootstrap interval is too narrow to be trusted."""
 
 
 @final
@@ -125,14 +121,11 @@ def _score(evidence: Evidence) -> str:
     """Say what was chosen, how, and what it scores."""
     interval, best = evidence.interval, evidence.best
     n = int(np.isfinite(best.scored).sum())
-    notes = [interval.note] if interval.note else []
-    if interval.groups is not None and interval.groups < FEW_GROUPS and "unreliable" not in interval.note:
-        notes.append(f"interval unreliable with {interval.groups} groups")
     text = (
         f"{_subject(evidence)}: channel {best.channel}, {evidence.how}, has mean F1 {best.score:.3f} "
         f"[{interval.low:.3f}, {interval.high:.3f}] there (n = {n} images)"
     )
-    return text + (f" ({'; '.join(notes)})" if notes else "")
+    return text + (f" ({interval.note})" if interval.note else "")
 
 
 def _against_controls(evidence: Evidence) -> tuple[bool, str]:
