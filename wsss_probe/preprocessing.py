@@ -165,12 +165,11 @@ def _from_settings(settings: Mapping[str, Any]) -> Preprocessing:
 
 
 def _named(name: Any) -> Preprocessing:
-    if name not in NAMED:
+    if str(name) not in NAMED:
         wanted = f"one of {', '.join(NAMED)}, a .toml or .json file, or key=value pairs"
-        raise UsageError(
-            "unknown preprocessing", found=str(name), wanted=wanted, remedy=f"did you mean {nearest}?"
-        )
-    return NAMED[name]
+        remedy = f"did you mean {nearest(str(name), NAMED)}?"
+        raise UsageError("unknown preprocessing", found=str(name), wanted=wanted, remedy=remedy)
+    return NAMED[str(name)]
 
 
 def _completed(start: Preprocessing, given: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 from PIL import Image
 
+from wsss_probe.masks import MaskSpec, sidecar_text
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -132,8 +134,8 @@ def write_scenes(
         Image.fromarray(scene.pixels).save(root / image)
         Image.fromarray(scene.mask).save(root / mask)
         rows.append((image, scene.label, mask, scene.group, scene.split))
-    names = "".join(f"{name} = {position}\n" for position, name in enumerate(classes, start=1))
-    (root / "manifest.toml").write_text(f"[masks.classes]\n{names}", encoding="utf-8")
+    spec = MaskSpec(tuple((name, (position,)) for position, name in enumerate(classes, start=1)))
+    (root / "manifest.toml").write_text(sidecar_text(spec), encoding="utf-8")
     path = root / "manifest.csv"
     with path.open("w", encoding="utf-8", newline="") as stream:
         csv.writer(stream).writerows(rows)
