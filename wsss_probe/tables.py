@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -162,13 +162,13 @@ def check_summary(summary: Any, name: str) -> xr.Dataset:
     return table
 
 
-def check_relevance(relevance: Any, shape: tuple[int, int, int], name: str) -> Tensor:
+def check_relevance(relevance: Any, shape: Sequence[int], name: str) -> Tensor:
     """Check the relevance maps that an explainer returned for one batch.
 
     Parameters
     ----------
     relevance : Tensor, (image, row, column)
-    shape : (int, int, int)
+    shape : sequence of int, (image, row, column)
         Images of the batch and the grid of the layer.
     name : str
         Plugin, explainer and layer, for the message.

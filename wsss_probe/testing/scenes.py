@@ -1,0 +1,283 @@
+"""Scenes: a tiny network with a few images, labels and masks, and the batches a survey would make.
+
+Activations and gradients are taken here by plain hooks and one backward pass per target, slower
+than the survey and independent of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsss_probe.contracts import Batch, Needs, Survey, Target
+from wsss_probe.head import find_head
+from wsss_probe.layers import describe_layers
+from wsss_probe.testing.models import multi_logit
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Scene", "make_scene", "take"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a survey sees, small enough for a test.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In eval mode; takes ``images`` and returns logits (image, class).
+    survey : Survey
+    images : Tensor, (image, channel, row, column)
+    labels : Tensor of bool, (image, class)
+    masks : Tensor of int or None, (image, row, column)
+    readable : Tensor of bool, (image,)
+    """
+
+    network: nn.Module
+    survey: Survey
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    readable: Tensor
+
+    def batch(
+        self,
+        needs: Needs | None = None,
+        indices: Sequence[int] | None = None,
+        tables: Mapping[str, xr.Dataset] | None = None,
+    ) -> Batch:
+        """Make the batch that a probe with these needs would be given.
+
+        Parameters
+        ----------
+        needs : Needs or None
+            Only the layers and gradients named are there; None gives all layers and no gradients.
+        indices : sequence of int or None
+            Images; None means all.
+        tables : mapping of str to Dataset
+            Summaries of earlier probes.
+
+        Returns
+        -------
+        Batch
+        """
+        needs = Needs(layers=frozenset(self.survey.layers)) if needs is None else needs
+        chosen = list(range(len(self.images))) if indices is None else list(indices)
+        images, labels = self.images[chosen].clone(), self.labels[chosen].clone()
+        tapped = _tapped(self.network, images, needs.layers | {layer for layer, _ in needs.gradients})
+        logits = tapped.logits.detach()
+        return Batch(
+            indices=np.array(chosen),
+            images=images,
+            labels=labels,
+            masks=None if self.masks is None else self.masks[chosen].clone(),
+            mask_classes=self.survey.mask_classes,
+            readable=self.readable[chosen].clone(),
+            logits=logits.clone(),
+            activations={name: tapped.outputs[name].detach().clone() for name in sorted(needs.layers)},
+            gradients=_gradients(tapped, labels, needs.gradients),
+            head=self.survey.head,
+            forward=lambda other: _plain(self.network, other),
+            resume=lambda layer, maps: _resumed(self.network, images, layer, maps),
+            tables=dict(tables or {}),
+        )
+
+    def without_masks(self) -> Scene:
+        """Make the same scene for a manifest that names no masks."""
+        return replace(self, masks=None, survey=replace(self.survey, mask_classes=()))
+
+    def unreadable(self, indices: Iterable[int]) -> Scene:
+        """Make the same scene with some images that cannot be decoded: zeros, as the host gives them."""
+        images, readable = self.images.clone(), self.readable.clone()
+        for index in indices:
+            images[index], readable[index] = 0, False
+        return replace(self, images=images, readable=readable)
+
+    def first(self, count: int) -> Scene:
+        """Make a scene of the first images only."""
+        masks = None if self.masks is None else self.masks[:count]
+        return replace(
+            self,
+            images=self.images[:count],
+            labels=self.labels[:count],
+            masks=masks,
+            readable=self.readable[:count],
+        )
+
+
+def make_scene(
+    network: nn.Module | None = None, images: int = 6, size: tuple[int, int] = (16, 24), seed: int = 0
+) -> Scene:
+    """Make a scene: grey noise, and on every second image a red rectangle that the mask knows.
+
+    Parameters
+    ----------
+    network : nn.Module, optional
+        Any network for three channels; by default two convolutions, GAP and a linear layer, two classes.
+    images : int
+    size : (int, int)
+        Row and column of the network input; not square by default.
+    seed : int
+
+    Returns
+    -------
+    Scene
+        Mask class 0 is the rectangle, -2 the background; one column of the first mask is ignored.
+
+    Examples
+    --------
+    >>> scene = make_scene()
+    >>> scene.batch().logits.shape
+    torch.Size([6, 2])
+    """
+    net = multi_logit(2) if network is None else network
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.rand((images, 3, *size), generator=generator) * 0.4 + 0.3
+    masks = torch.full((images, *size), -2)
+    for index in range(1, images, 2):
+        row, column = (int(torch.randint(side // 2, (), generator=generator)) for side in size)
+        place = (index, slice(row, row + size[0] // 2), slice(column, column + size[1] // 2))
+        masks[place] = 0
+    pixels[:, 0] = torch.where(masks == 0, 1.0, pixels[:, 0])
+    pixels[:, 1:] = torch.where((masks == 0)[:, None], 0.0, pixels[:, 1:])
+    present = (masks == 0).flatten(1).any(dim=1)
+    masks[0, :, 0] = -1
+    survey = _survey(net, pixels, seed)
+    labels = torch.zeros(images, len(survey.classes), dtype=torch.bool)
+    labels[torch.arange(images), present.long() % len(survey.classes)] = True
+    return Scene(net, survey, pixels, labels, masks, torch.ones(images, dtype=torch.bool))
+
+
+def take(batch: Batch, indices: Sequence[int]) -> Batch:
+    """Cut images out of a batch, values as they are.
+
+    Parameters
+    ----------
+    batch : Batch
+    indices : sequence of int
+        Positions in the batch.
+
+    Returns
+    -------
+    Batch
+        Its ``resume`` is that of the whole batch and is of no use.
+    """
+    chosen = list(indices)
+    return replace(
+        batch,
+        indices=batch.indices[chosen],
+        images=batch.images[chosen],
+        labels=batch.labels[chosen],
+        masks=None if batch.masks is None else batch.masks[chosen],
+        readable=batch.readable[chosen],
+        logits=batch.logits[chosen],
+        activations={name: maps[chosen] for name, maps in batch.activations.items()},
+        gradients={key: maps[chosen] for key, maps in batch.gradients.items()},
+    )
+
+
+# -- parts ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Tapped:
+    """Outputs of layers that still carry their graph."""
+
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def _survey(network: nn.Module, images: Tensor, seed: int) -> Survey:
+    layers = describe_layers(network, images[:1])
+    maps = {info.name: info for info in layers if info.layout == "maps" and info.shape[1] * info.shape[2] > 1}
+    classes = _plain(network, images[:1]).shape[1]
+    return Survey(
+        layers=maps,
+        classes=tuple(f"class {number}" for number in range(classes)),
+        targets=("predicted",),
+        mask_classes=("rectangle",),
+        head=find_head(network, images, layers),
+        input_shape=tuple(images.shape[1:]),
+        multilabel=False,
+        seed=seed,
+    )
+
+
+def _tapped(network: nn.Module, images: Tensor, names: Iterable[str]) -> _Tapped:
+    tapped = _Tapped()
+    calls: Counter[str] = Counter()
+
+    def keep(name: str, stem: str, number: int | None) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+            call = calls[name]
+            calls[name] += 1
+            if number is not None and call != number:
+                return output
+            tapped.outputs[name] = output
+            return output.clone()  # what overwrites it in place overwrites the copy
+
+        return network.get_submodule(stem).register_forward_hook(hook)
+
+    with ExitStack() as stack, torch.enable_grad():
+        for name in names:
+            stack.enter_context(keep(name, *_split(name)))
+        # a leaf that requires a gradient, so that every output has a graph although the network may be frozen
+        tapped.logits = network(images.clone().requires_grad_().clone())
+    return tapped
+
+
+def _split(name: str) -> tuple[str, int | None]:
+    stem, mark, number = name.rpartition("#")
+    return (stem, int(number)) if mark else (name, None)
+
+
+def _gradients(
+    tapped: _Tapped, labels: Tensor, wanted: Iterable[tuple[str, Target]]
+) -> dict[tuple[str, Target], Tensor]:
+    gradients = {}
+    for layer, target in sorted(wanted, key=str):
+        index = _target_index(tapped.logits.detach(), labels, target)
+        chosen = tapped.logits.gather(1, index[:, None]).sum()
+        (gradient,) = torch.autograd.grad(chosen, tapped.outputs[layer], retain_graph=True)
+        gradients[layer, target] = gradient.detach().clone()
+    return gradients
+
+
+def _target_index(logits: Tensor, labels: Tensor, target: Target) -> Tensor:
+    predicted = logits.argmax(dim=1)
+    if target == "predicted":
+        return predicted
+    if target == "label":
+        return torch.where(labels.any(dim=1), labels.int().argmax(dim=1), predicted)
+    return torch.full_like(predicted, int(target))
+
+
+def _plain(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        logits: Tensor = network(images)
+    return logits
+
+
+def _resumed(network: nn.Module, images: Tensor, layer: str, maps: Tensor) -> Tensor:
+    """Run the whole network and put ``maps`` in the layer's place."""
+    stem, number = _split(layer)
+    calls = 0
+
+    def replaced(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return output if number is not None and calls - 1 != number else maps.clone()
+
+    copies = images.repeat(len(maps) // len(images), 1, 1, 1)
+    with network.get_submodule(stem).register_forward_hook(replaced):
+        return _plain(network, copies)
