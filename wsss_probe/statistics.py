@@ -121,9 +121,10 @@ def group_bootstrap(
     the draws, so intervals of two entries are comparable. Resamples in which a statistic is undefined are
     left out of its percentiles.
 
-    It misleads with few groups: with 10 a nominal 95 % interval covers about 90 %, with 5 about 80 %. It
-    knows nothing of dependence between groups (one scanner, one hospital). Selecting the best of many
-    entries and quoting its interval is optimistic; select on one half and estimate on the other.
+    It misleads with few groups: a nominal 95 % interval covered 84 % with 5, 90 % with 10 and 94 % with 30
+    groups of 8 images in a simulation with half the variance between groups. It knows nothing of
+    dependence between groups (one scanner, one hospital). Selecting the best of many entries and quoting
+    its interval is optimistic; select on one half and estimate on the other.
 
     Parameters
     ----------
@@ -501,7 +502,8 @@ def _scored(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bo
 def _weighted_auc(scores: Floats, labels: NDArray[np.bool_], weights: Floats) -> Floats:
     """AUC with each image counted ``weights`` (resample, image) times, (resample,)."""
     order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=np.nan) != 0)  # first of each run of equal scores
+    ordered = scores[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])  # of equal scores
     if not len(starts):
         return np.full(len(weights), np.nan)
     weighted = weights[:, order]
