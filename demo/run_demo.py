@@ -1,0 +1,43 @@
+"""The demo, as a user would type it: manifests, a trained network, an audit, a report."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NOTE_FILE = HERE / "demo.toml"
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """The commands of the demo, in order, without the program's name."""
+    labels = "stained:foreground>=0.15,unstained:foreground<=0.05"
+    train, audit, model = folder / "train.csv", folder / "audit.csv", folder / "model"
+    return [
+        ["manifest", f"{folder / 'train'}", "--out", f"{train}", "--tile", "32", "--stride", "8"]
+        + ["--label-from-mask", labels],
+        ["manifest", f"{folder / 'audit'}", "--out", f"{audit}", "--tile", "64", "--stride", "32"]
+        + ["--label-from-mask", labels],
+        ["train", "gap", "--manifest", f"{train}", "--out", f"{model}", "--epochs", "8"]
+        + ["--backbone", "16,16,P,32,32,P,64,64", "--learning-rate", "0.003", "--no-progress"],
+        ["audit", "--model", f"{model}", "--manifest", f"{audit}", "--run-file", f"{NOTE_FILE}"]
+        + ["--preprocess", "size=64", "--out", f"{folder / 'run'}"],
+    ]
+
+
+def main(folder: Path, report: Path) -> None:
+    """Run the demo from scratch and copy its report."""
+    for old in ("model", "run", "run.partial"):
+        shutil.rmtree(folder / old, ignore_errors=True)
+    for arguments in commands(folder):
+        print("$ wsss-probe", " ".join(arguments), flush=True)
+        subprocess.run([sys.executable, "-m", "wsss_probe", *arguments], check=True)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "run" / "report.html", report)
+    print(f"Demo report: {report}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
