@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -148,8 +148,9 @@ def choose_layers(layers: Sequence[LayerInfo], requested: Sequence[str] = ("auto
     requested : sequence of str
         Names, patterns (``layer*.relu``; they choose maps only) or ``auto``. A bare name of a
         module that runs more than once means its last call. ``auto``: of each map size above 1x1
-        the last output that is not a pooling; of these the last three. An outer module comes
-        after its parts, so ``layer4`` is taken and not the ReLU in it.
+        the last output of the outermost modules that have this size, pooling left out; of these
+        the last three. So ``layer4`` is taken and not the ReLU in it, and ``layer3`` rather than
+        the part of ``layer4`` that still has its size.
 
     Returns
     -------
@@ -180,11 +181,13 @@ def _chosen(layers: Sequence[LayerInfo], name: str) -> tuple[list[LayerInfo], st
 
 def _automatic(layers: Sequence[LayerInfo]) -> tuple[list[LayerInfo], str]:
     pooled = _pooled(layers)
-    last: dict[tuple[int, ...], LayerInfo] = {}
-    for layer in sorted(layers, key=lambda layer: layer.order):
+    sizes: dict[tuple[int, ...], list[LayerInfo]] = defaultdict(list)
+    for layer in layers:
         if _has_area(layer) and layer.name not in pooled and not _passes_on(layer):
-            last[layer.shape[1:]] = layer
-    chosen = sorted(last.values(), key=lambda layer: layer.order)[-_MOST:]
+            sizes[layer.shape[1:]].append(layer)
+    # outermost first, then the last
+    best = [max(alike, key=lambda layer: (-layer.name.count("."), layer.order)) for alike in sizes.values()]
+    chosen = sorted(best, key=lambda layer: layer.order)[-_MOST:]
     if not chosen:
         raise ModelError(
             "no layer can be chosen automatically",
@@ -192,14 +195,14 @@ def _automatic(layers: Sequence[LayerInfo]) -> tuple[list[LayerInfo], str]:
             remedy="name layers; 'wsss-probe layers' lists them",
         )
     listed = ", ".join(f"{layer.name} ({layer.shape[1]}x{layer.shape[2]})" for layer in chosen)
-    return (
-        chosen,
-        f"auto: the last output of each map size above 1x1 that is no pooling, at most {_MOST}: {listed}",
-    )
+    rule = f"of each map size above 1x1 the last outermost output that is no pooling, at most {_MOST}"
+    return chosen, f"auto ({rule}): {listed}"
 
 
 def _has_area(layer: LayerInfo) -> bool:
-    return layer.layout == "maps" and layer.shape[1] * layer.shape[2] > 1
+    # more columns than the input has: these are channels, the layout is (image, row, column, channel)
+    maps = layer.layout == "maps" and not (layer.stride is not None and layer.stride < 1)
+    return maps and layer.shape[1] * layer.shape[2] > 1
 
 
 def _passes_on(layer: LayerInfo) -> bool:
