@@ -49,7 +49,9 @@ def split_by_group(manifest: Manifest, fractions: Mapping[str, float], seed: int
     ``split_by_group(manifest, {"train": 0.7, "val": 0.1, "test": 0.2}, seed=1)``
     """
     shares = [float(share) for share in fractions.values()]
-    if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6 or not all(fractions):
+    # Written so that NaN fails too
+    positive = all(share > 0 for share in shares)
+    if not (shares and positive and abs(sum(shares) - 1) <= 1e-6 and all(fractions)):
         raise UsageError("shares of splits", found=str(dict(fractions)), wanted="positive and adding up to 1")
     groups = manifest.groups
     names = manifest.frame["image"].to_numpy() if groups is None else groups

@@ -149,10 +149,11 @@ def _scene(number: int, seed: int, options: SceneOptions) -> Scene:
     tint = np.random.default_rng((seed, group, 1)).normal(0, 6, 3)
     canvas = np.tile(_TISSUE + tint, (*options.size, 1))
     for _ in range(options.distractors):
-        canvas[_object(random, options.size)] = random.uniform(90, 170)
+        # Across the border too: then they cover all places alike and say nothing about masks
+        canvas[_object(random, options.size, inside=-1)] = random.uniform(90, 170)
     mask = np.zeros(options.size, dtype=np.uint8)
     for _ in range(random.integers(1, 4)):
-        mask[_object(random, options.size)] = position + 1
+        mask[_object(random, options.size, inside=1)] = position + 1
     dyed = canvas + options.contrast * (_DYES[position] - canvas)
     canvas = np.where((mask > 0)[..., np.newaxis], dyed, canvas)
     noisy = canvas + random.normal(0, options.noise, canvas.shape)
@@ -161,10 +162,11 @@ def _scene(number: int, seed: int, options: SceneOptions) -> Scene:
     return Scene(pixels, mask, options.classes[position], f"group {group}", split)
 
 
-def _object(random: np.random.Generator, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Draw a disc or a square that lies inside."""
+def _object(random: np.random.Generator, size: tuple[int, int], inside: int) -> NDArray[np.bool_]:
+    """Draw a disc or a square whose centre keeps ``inside`` radii from the border."""
     radius = random.uniform(0.1, 0.18) * min(size)
-    row, column = (random.uniform(radius, length - 1 - radius) for length in size)
+    gap = inside * radius
+    row, column = (random.uniform(gap, length - 1 - gap) for length in size)
     rows, columns = np.ogrid[: size[0], : size[1]]
     down, right = np.abs(rows - row), np.abs(columns - column)
     square = random.random() < 0.5
