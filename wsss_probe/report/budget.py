@@ -15,7 +15,7 @@ from wsss_probe.report.encoded import (
 from wsss_probe.report.pictures import shrink
 from wsss_probe.report.plots import thin
 
-__all__ = ["STEPS", "Step", "degrade"]
+__all__ = ["STEPS", "Step", "degrade", "positions_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ def degrade(document: EncodedDocument, step: Step, budget_bytes: int) -> Encoded
         replace(section, blocks=tuple(_smaller(block, step) for block in section.blocks))
         for section in document.sections
     )
-    kept = sorted(set(_layers(sections_blocks(sections))))
+    kept = sorted({at for section in sections for block in section.blocks for at in positions_of(block)})
     positions = {old: new for new, old in enumerate(kept)}
-    note = f"Pictures were reduced to keep this file below {budget_bytes / 1e6:.3g} MB; the notes say where."
+    note = f"Parts were reduced to keep this file below {budget_bytes / 1e6:.3g} MB; notes say which."
     moved = tuple(
         replace(section, blocks=tuple(_moved(block, positions) for block in section.blocks))
         for section in sections
@@ -82,15 +82,11 @@ def degrade(document: EncodedDocument, step: Step, budget_bytes: int) -> Encoded
     return replace(document, sections=moved, album=album, notes=(*document.notes, note))
 
 
-def sections_blocks(sections: tuple[object, ...]) -> list[EncodedBlock]:
-    """All blocks of some sections, in their order."""
-    return [block for section in sections for block in section.blocks]  # type: ignore[attr-defined]
-
-
-def _layers(blocks: list[EncodedBlock]) -> list[int]:
-    galleries = [block for block in blocks if isinstance(block, EncodedGallery)]
-    pictures = [picture for gallery in galleries for row in gallery.rows for picture in row.pictures]
-    return [at for p in pictures for at in (p.base, p.overlay, p.outline) if at is not None]
+def positions_of(block: EncodedBlock) -> set[int]:
+    """Positions in the album that a block shows."""
+    rows = block.rows if isinstance(block, EncodedGallery) else ()
+    pictures = [picture for row in rows for picture in row.pictures]
+    return {at for p in pictures for at in (p.base, p.overlay, p.outline) if at is not None}
 
 
 def _moved(block: EncodedBlock, positions: dict[int, int]) -> EncodedBlock:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from pydantic import TypeAdapter, ValidationError
 
 from wsss_probe.errors import CorruptRunError, UsageError
+from wsss_probe.report.budget import positions_of
 from wsss_probe.report.encoded import EncodedDocument
 from wsss_probe.report.page import fit
 from wsss_probe.report.pictures import Album
@@ -154,13 +155,21 @@ def loads(text: str) -> EncodedDocument:
         If the text is not a stored report of this version.
     """
     try:
-        return TypeAdapter(EncodedDocument).validate_json(text)
+        document = TypeAdapter(EncodedDocument).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the beginning"
-        raise CorruptRunError(
-            "stored report cannot be read",
-            found=f"{first['msg']} at {where}",
-            wanted="the JSON that wsss-probe wrote",
-            remedy="run the audit again",
-        ) from error
+        raise _unreadable(f"{first['msg']} at {where}") from error
+    shown = {at for section in document.sections for block in section.blocks for at in positions_of(block)}
+    if not shown <= set(range(len(document.album))):
+        raise _unreadable("pictures that are not in its album")
+    return document
+
+
+def _unreadable(found: str) -> CorruptRunError:
+    return CorruptRunError(
+        "stored report cannot be read",
+        found=found,
+        wanted="the JSON that wsss-probe wrote",
+        remedy="run the audit again",
+    )

@@ -29,7 +29,7 @@ _TEMPLATE_KEYS = frozenset({"hovertemplate", "texttemplate"})
 _TEMPLATE_TAGS = re.compile(r"<(?!br>|b>|/b>|extra>|/extra>)")
 _ENTITY = re.compile(r"&(?=#|\w+;)")
 # These fetch tiles or borders from a server when they are drawn.
-_NETWORK = re.compile(r"geo|map", re.IGNORECASE)
+_NETWORK = re.compile(r"geo|map|choropleth", re.IGNORECASE)
 _LOCAL_MAPS = frozenset({"heatmap", "treemap", "histogram2d"})
 # Colours of page and paper belong to the reader's theme, the width to the window.
 _OURS = frozenset({"template", "paper_bgcolor", "plot_bgcolor", "width", "autosize", "images", "updatemenus"})

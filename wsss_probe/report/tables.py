@@ -9,6 +9,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from wsss_probe.report.encoded import EncodedTable
@@ -19,21 +20,21 @@ __all__ = ["ROWS_SHOWN", "encode_table", "to_csv"]
 ROWS_SHOWN = 500
 """Rows on the page; the CSV holds the others."""
 
-CSV_BYTES = 2_000_000
-"""A longer CSV is cut after a whole line, with a note."""
+CSV_LENGTH = 2_000_000
+"""In characters; a longer CSV is cut after a whole line, with a note."""
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def encode_table(frame: pd.DataFrame, caption: str, csv_bytes: int = CSV_BYTES) -> EncodedTable:
+def encode_table(frame: pd.DataFrame, caption: str, csv_length: int = CSV_LENGTH) -> EncodedTable:
     """Encode a frame; its index is not shown.
 
     Parameters
     ----------
     frame : DataFrame
     caption : str
-    csv_bytes : int
-        Largest size of the CSV.
+    csv_length : int
+        Longest CSV, in characters.
 
     Returns
     -------
@@ -41,7 +42,7 @@ def encode_table(frame: pd.DataFrame, caption: str, csv_bytes: int = CSV_BYTES) 
     """
     shown = frame.head(ROWS_SHOWN)
     columns = [_column(shown.iloc[:, i].tolist()) for i in range(shown.shape[1])]
-    text, kept = to_csv(frame, csv_bytes)
+    text, kept = to_csv(frame, csv_length)
     return EncodedTable(
         caption=visible(caption),
         columns=tuple(one_line(name) for name in frame.columns),
@@ -87,7 +88,7 @@ def _is_missing(value: Any) -> bool:
 def _cell(value: Any, whole: bool) -> str:
     if _is_missing(value):
         return DASH
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if not _is_number(value):
         return one_line(value)
@@ -96,14 +97,14 @@ def _cell(value: Any, whole: bool) -> str:
     return number(float(value))
 
 
-def to_csv(frame: pd.DataFrame, limit: int = CSV_BYTES) -> tuple[str, int]:
+def to_csv(frame: pd.DataFrame, limit: int = CSV_LENGTH) -> tuple[str, int]:
     """Write a frame as CSV that a spreadsheet will not run.
 
     Parameters
     ----------
     frame : DataFrame
     limit : int
-        Bytes after which no further row is written.
+        Characters after which no further row is written.
 
     Returns
     -------

@@ -17,16 +17,17 @@
 
   function plotTemplate() {
     const ink = color("ink"), quiet = color("quiet"), line = color("line"), paper = color("raised");
+    const family = getComputedStyle(document.body).fontFamily;
     const axis = {
       automargin: true, ticklabelstandoff: 5, gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line,
       tickfont: { color: quiet, size: 12.5 }, title: { font: { color: quiet, size: 13 }, standoff: 12 },
     };
     return {
       layout: {
-        font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink },
+        font: { family, size: 13, color: ink },
         xaxis: axis, yaxis: axis,
         legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", font: { color: quiet } },
-        hoverlabel: { bgcolor: paper, bordercolor: line, font: { color: ink, size: 13 }, align: "left" },
+        hoverlabel: { bgcolor: paper, bordercolor: line, font: { family, color: ink, size: 13 }, align: "left" },
         modebar: { bgcolor: "rgba(0,0,0,0)", color: quiet, activecolor: ink },
         annotationdefaults: { font: { color: quiet, size: 12 } },
         shapedefaults: { line: { color: quiet } },
@@ -46,9 +47,10 @@
 
   function draw(holder, width) {
     const spec = JSON.parse(document.getElementById(holder.dataset.figure).textContent);
-    const layout = { ...spec.layout, template: plotTemplate(), ...(width ? { width } : {}) };
+    const template = plotTemplate();
+    const layout = { ...spec.layout, template, modebar: template.layout.modebar, ...(width ? { width } : {}) };
     return Plotly.react(holder, spec.data, layout, CONFIG).then(
-      () => holder.setAttribute("data-drawn", ""),
+      () => Object.assign(holder.dataset, { drawn: "", theme: isDark() ? "dark" : "light" }),
       (error) => holder.append(`The plot could not be drawn: ${error.message}`),
     );
   }

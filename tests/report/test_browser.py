@@ -1,0 +1,229 @@
+"""The report in a real browser: it runs, asks nothing of any network, and obeys its reader."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsss_probe.contracts import Figure, Gallery, Picture, Section, Table, Text
+from wsss_probe.report import Document, figures, write
+
+CHROMIUM = Path("/usr/bin/chromium")
+REQUIRED = os.environ.get("WSSS_PROBE_REQUIRE_BROWSER") == "1"
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's chromium, driven by playwright."""
+    if not CHROMIUM.exists() and not REQUIRED:
+        pytest.skip("no chromium")
+    if REQUIRED:
+        import playwright.sync_api as api
+    else:
+        api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page with everything that it said and asked for."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+        if options.get("java_script_enabled", True):
+            self.page.locator(".plot:not([data-drawn])").first.wait_for(state="detached")
+
+    def outside(self) -> list[str]:
+        """Requests for anything but the file itself and data in it."""
+        inside = re.compile(r"data:|blob:|file:.*report\.html$")
+        return [url for url in self.asked if not inside.match(url)]
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Callable[..., Visit]]:
+    """``visit(path, **options)`` opens a file in a fresh context."""
+    visits: list[Visit] = []
+
+    def opened(path: Path, **options: Any) -> Visit:
+        visits.append(Visit(browser, path, **options))
+        return visits[-1]
+
+    yield opened
+    for each in visits:
+        each.context.close()
+
+
+def sample() -> Document:
+    """A document with every kind of block."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    overlay = rng.random((4, 4))
+    frame = pd.DataFrame({"name": list("abcde"), "F1": [0.5, np.nan, 0.25, -1.0, 10.0]})
+    ends = [(0.4, 0.6)] * 5
+    blocks = (
+        Text("*Text*"),
+        Figure(
+            figures.interval_plot(list("abcde"), [0.5] * 5, ends, axis="F1"), "intervals", "F1 is ...", frame
+        ),
+        Figure(figures.histogram({"audited": rng.random(50)}, axis="F1"), "histogram"),
+        Figure(
+            figures.bars_with_controls(list("abcde"), [0.5] * 5, {"reinit": [0.2] * 5}, axis="F1"), "bars"
+        ),
+        Figure(figures.scatter(rng.random(9), rng.random(9), axes=("x", "y")), "scatter"),
+        Figure({"data": [{"type": "heatmap", "z": overlay}]}, "heatmap"),
+        Table(frame, "a table"),
+        Gallery(
+            (("row", (Picture(pixels, "p", overlay, overlay > 0.5), Picture(pixels, "again"))),), "gallery"
+        ),
+    )
+    return Document("Audit", "sub", (), (Section("where", "S", blocks),))
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Any, report: Path) -> Iterator[Any]:
+    """One open page of the sample, for tests that do not disturb each other."""
+    opened = Visit(browser, report)
+    yield opened.page
+    opened.context.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample document as a file."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write(sample(), path)
+    return path
+
+
+def test_the_report_runs_in_silence(report: Path, visit: Callable[..., Visit]) -> None:
+    """No violation, no error, no request; every plot is drawn and every picture decoded."""
+    opened = visit(report)
+    assert opened.said == []
+    assert opened.outside() == []
+    assert opened.page.locator(".plot .main-svg").count() >= 5
+    broken = "[...document.images].filter((image) => !image.naturalWidth).length"
+    assert opened.page.evaluate(broken) == 0
+    assert opened.page.locator("figure[role=figure] .plot").count() == 5
+    assert opened.page.locator("[role=img] .plot").count() == 0
+
+
+def test_the_theme_follows_system_and_button(report: Path, visit: Callable[..., Visit]) -> None:
+    """Page and plots are dark in a dark system; the button turns both light."""
+    opened = visit(report, color_scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    tick = opened.page.locator(".xtick text").first
+    color = "(text) => getComputedStyle(text).fill"
+    dark = tick.evaluate(color), opened.page.evaluate(paper)
+    opened.page.locator("#theme").click()
+    opened.page.locator(".plot[data-theme=light]").nth(4).wait_for()
+    light = tick.evaluate(color), opened.page.evaluate(paper)
+    assert light == ("rgb(89, 97, 107)", "rgb(251, 250, 248)")
+    assert dark == ("rgb(163, 171, 181)", "rgb(20, 23, 27)")
+    assert opened.said == []
+
+
+def test_tables_sort_by_keyboard_with_undefined_last(shared: Any) -> None:
+    """Enter on a heading sorts up, then down; undefined cells stay at the end both times."""
+    page = shared
+    names = (
+        "[...document.querySelectorAll('#table-1 tbody td:first-child')].map((e) => e.textContent).join('')"
+    )
+    button = page.locator("#table-1 th button").nth(1)
+    button.focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate(names) == "dcaeb"
+    page.keyboard.press("Enter")
+    assert page.evaluate(names) == "eacdb"
+    assert page.locator("#table-1 th").nth(1).get_attribute("aria-sort") == "descending"
+
+
+def test_maps_and_outlines_can_be_switched(shared: Any) -> None:
+    """The switches hide maps and outlines, the slider fades maps, a click enlarges, Escape closes."""
+    page = shared
+    overlay = page.locator("#gallery-1 .layer-overlay").first
+    assert overlay.is_visible()
+    page.locator("[data-switch=maps]").uncheck()
+    assert overlay.is_hidden()
+    page.locator("[data-switch=maps]").check()
+    page.locator("[data-opacity]").fill("20")
+    assert overlay.evaluate("(e) => getComputedStyle(e).opacity") == "0.2"
+    assert overlay.evaluate("(e) => getComputedStyle(e).imageRendering") == "pixelated"
+    page.locator("button.layers").first.click()
+    assert page.locator("dialog[open] img").count() == 3
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_csv_downloads(shared: Any) -> None:
+    """The link hands over the numbers under a name of ours."""
+    page = shared
+    with page.expect_download() as waiting:
+        page.locator("#table-1 a[download]").click()
+    assert waiting.value.suggested_filename == "table-1.csv"
+    assert Path(waiting.value.path()).read_text().splitlines()[1] == "a,0.5"
+
+
+def test_the_report_reads_without_scripts(report: Path, visit: Callable[..., Visit]) -> None:
+    """With scripts off, texts, tables and first pictures are there, and nothing that needs scripts."""
+    page = visit(report, java_script_enabled=False).page
+    assert page.locator("#table-1 tbody tr").count() == 5
+    assert page.locator("#theme").is_hidden()
+    assert "The plot needs JavaScript" in page.locator("#figure-1 noscript").inner_text()
+
+
+def test_small_screens_need_no_sideways_scrolling(report: Path, visit: Callable[..., Visit]) -> None:
+    """On a telephone the page is as wide as the screen and the contents are folded."""
+    page = visit(report, viewport={"width": 390, "height": 800}).page
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert not page.evaluate("document.querySelector('.contents details').open")
+
+
+def with_all(build: Callable[[str], Document], payloads: dict[str, str]) -> Document:
+    """One document with the texts of many."""
+    documents = [build(payload) for payload in payloads.values()]
+    return Document(
+        title=" ".join(document.title for document in documents),
+        subtitle=" ".join(document.subtitle for document in documents),
+        findings=tuple(finding for document in documents for finding in document.findings),
+        sections=tuple(section for document in documents for section in document.sections),
+        cards=tuple(card for document in documents for card in document.cards),
+        provenance={f"{i}": document.provenance for i, document in enumerate(documents)},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", [True, False])
+def test_payloads_do_nothing(
+    policy: bool, tmp_path: Path, visit: Callable[..., Visit], build: Callable, payloads: dict[str, str]
+) -> None:
+    """With every payload in every field, with and without the policy: no script, no request, same title."""
+    path = tmp_path / "report.html"
+    write(with_all(build, payloads), path)
+    page = path.read_text(encoding="utf-8")
+    if not policy:
+        path.write_text(re.sub(r'<meta http-equiv="Content.*?>', "", page, count=1), encoding="utf-8")
+    opened = visit(path)
+    opened.page.locator(".plot").first.hover()
+    assert opened.page.title().startswith("Audit ")
+    assert opened.page.evaluate("document.scripts.length") == 3 + len(payloads)
+    assert opened.page.locator(".plot a, [onerror], [onload], [onmouseover], [onfocus]").count() == 0
+    assert not [text for text in opened.said if re.search("policy|refused|blocked", text, re.IGNORECASE)]
+    assert opened.outside() == []

@@ -1,0 +1,220 @@
+"""A whole document: order, storage, size, file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from wsss_probe.contracts import DefinitionCard, Figure, Finding, Gallery, Picture, Section, Table
+from wsss_probe.errors import CorruptRunError, UsageError
+from wsss_probe.report import Document, dumps, loads, render, write
+from wsss_probe.report.document import encode
+from wsss_probe.report.sections import QUESTIONS
+
+pytestmark = pytest.mark.usefixtures("small_plotly")
+
+
+def test_sections_follow_the_questions_whatever_their_order() -> None:
+    """Sections stand in the order of the questions, those of one question as they came."""
+    sections = tuple(
+        Section(question, f"{question} {i}", ()) for i in (1, 2) for question in reversed(QUESTIONS)
+    )
+    page = render(Document("T", "", (), sections))
+    titles = re.findall(r"<h3 id=\"section-\d+-title\">(.*?)</h3>", page)
+    assert titles == [f"{question} {i}" for question in QUESTIONS for i in (1, 2)]
+
+
+def test_only_questions_with_an_answer_are_asked() -> None:
+    """Headings without a section do not appear; the verdict always does."""
+    page = render(Document("T", "", (), (Section("where", "S", ()),)))
+    assert re.findall(r'<h2 id="(\w+)-title">', page) == ["verdict", "where"]
+
+
+def test_findings_come_gravest_first() -> None:
+    """Warnings stand before notices before what is in order; equals keep their order."""
+    verdicts = ("ok", "notice", "warning", "ok", "warning")
+    findings = tuple(("p", Finding(f"f{i}", verdict, f"s{i}")) for i, verdict in enumerate(verdicts))
+    page = render(Document("T", "", findings, ()))
+    assert re.findall(r'class="statement">(s\d)<', page) == ["s2", "s4", "s1", "s0", "s3"]
+    assert re.findall(r"</svg>(Warning|Notice|OK)</span>", page) == ["Warning"] * 2 + ["Notice"] + ["OK"] * 2
+
+
+def test_a_finding_shows_number_interval_size_and_control() -> None:
+    """The strip holds all that a reader needs to weigh a number."""
+    finding = Finding("f", "ok", "S.", 0.7714, (0.65, 0.891), 240, 12, "F1", "random weights")
+    encoded = encode(Document("T", "", (("channels", finding),), ())).findings[0]
+    assert (encoded.effect, encoded.unit, encoded.interval) == ("0.771", "F1", "0.650 to 0.891")
+    assert (encoded.size, encoded.control) == ("240 images in 12 independent groups", "random weights")
+
+
+def test_undefined_effects_are_dashes() -> None:
+    """An effect that is NaN is shown as undefined, one that is absent not at all."""
+    nan, none = (Finding("f", "notice", "S.", effect) for effect in (float("nan"), None))
+    assert [f.effect for f in encode(Document("T", "", (("p", nan), ("p", none)), ())).findings] == ["–", ""]
+
+
+def test_equal_documents_give_equal_bytes(build: Callable[[str], Document]) -> None:
+    """Rendering twice, and rendering what was stored, gives the same page."""
+    first = render(build("x"))
+    assert render(build("x")) == first
+    assert render(loads(dumps(build("x")))) == first
+
+
+def test_stored_reports_are_stable(build: Callable[[str], Document]) -> None:
+    """Storing what was loaded gives the same text, in ASCII."""
+    stored = dumps(build("é\udce9"))
+    assert stored.isascii()
+    assert dumps(loads(stored)) == stored
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda stored: "",
+        lambda stored: "{}",
+        lambda stored: json.dumps(stored | {"format": "wsss-probe report 2"}),
+        lambda stored: json.dumps(stored | {"album": ["https://example.org/x.png"]}),
+        lambda stored: json.dumps(stored | {"album": ["data:image/svg+xml;base64,AAAA"]}),
+        lambda stored: json.dumps(stored | {"album": stored["album"][:1]}),
+        lambda stored: json.dumps(stored | {"sections": [{"question": "why", "title": "", "blocks": []}]}),
+    ],
+)
+def test_what_is_not_a_stored_report_is_refused(spoil: Callable[[dict], str], build: Callable) -> None:
+    """Truncated, foreign or tampered text ends with one clear line and the code for corrupt runs."""
+    with pytest.raises(CorruptRunError, match=r"stored report cannot be read; found: .*; wanted: ") as caught:
+        loads(spoil(json.loads(dumps(build("x")))))
+    assert caught.value.exit_code == 8
+
+
+def test_file_is_written_whole(tmp_path: Path, build: Callable[[str], Document]) -> None:
+    """The page replaces an older one and leaves nothing beside it."""
+    target = tmp_path / "report.html"
+    target.write_text("old")
+    write(build("x"), target)
+    assert target.read_text(encoding="utf-8") == render(build("x"))
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the new file cannot take its place, the old one stays and no other is left."""
+    target = tmp_path / "report.html"
+    target.write_text("old")
+
+    def refuse(*_: object) -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="no"):
+        write(Document("T", "", (), ()), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert target.read_text() == "old"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """Writing into a folder that does not exist is one clear line."""
+    with pytest.raises(UsageError, match="found: no such folder; remedy: create"):
+        write(Document("T", "", (), ()), tmp_path / "none" / "report.html")
+
+
+def noisy_gallery(rows: int) -> Document:
+    """A document whose pictures do not compress."""
+    rng = np.random.default_rng(0)
+    pictures = [Picture(rng.integers(0, 256, (96, 96, 3), dtype=np.uint8), f"p{i}") for i in range(rows)]
+    gallery = Gallery(tuple((f"row {i}", (picture,)) for i, picture in enumerate(pictures)), "c")
+    return Document("T", "", (), (Section("where", "S", (gallery,)),))
+
+
+def size(page: str) -> int:
+    """Bytes of a page."""
+    return len(page.encode("utf-8"))
+
+
+@pytest.mark.parametrize("share", [0.6, 0.3, 0.1])
+def test_reports_keep_to_their_budget_and_say_what_they_gave_up(share: float) -> None:
+    """A smaller budget gives a smaller file, with notes at the top and at the gallery."""
+    document = noisy_gallery(30)
+    budget = int(share * size(render(document)))
+    page = render(document, budget_bytes=budget)
+    assert size(page) <= budget
+    assert "Parts were reduced to keep this file below" in page
+    assert "Pictures are compressed" in page
+    assert render(loads(dumps(document)), budget_bytes=budget) == page
+
+
+def test_rows_that_were_dropped_are_counted() -> None:
+    """When rows go, the gallery says how many of how many are left."""
+    document = noisy_gallery(30)
+    page = render(document, budget_bytes=int(0.1 * size(render(document))))
+    found = re.search(r"(\d+) of 30 rows are shown", page)
+    assert found is not None
+    assert page.count('class="row-title"') == int(found[1]) < 30
+
+
+def test_a_report_within_its_budget_is_complete() -> None:
+    """At exactly its own size nothing is reduced; one byte less and something is."""
+    document = noisy_gallery(2)
+    whole = render(document)
+    assert render(document, budget_bytes=size(whole)) == whole
+    assert "reduced" in render(document, budget_bytes=size(whole) - 1)
+
+
+def test_an_impossible_budget_is_admitted() -> None:
+    """If not even text fits, the page says that it is too large."""
+    assert "This file is larger than" in render(noisy_gallery(1), budget_bytes=1000)
+
+
+def test_figures_and_tables_shrink_too(section_of: Callable[..., Document]) -> None:
+    """Points and CSVs give way with notes of their own when pictures are not what is large."""
+    n = 20_000
+    frame = pd.DataFrame({"x": np.arange(n) + 0.5})
+    figure = Figure({"data": [{"type": "scatter", "y": list(range(n))}]}, "", "", frame)
+    document = section_of(figure, Table(frame, "t"))
+    page = render(document, budget_bytes=120_000)
+    assert re.search(r"Drawn with \d+ of 20000 points", page)
+    assert page.count("The CSV is left out, to keep this file small.") == 2
+
+
+def test_a_hundred_thousand_rows_stay_small(section_of: Callable[..., Document]) -> None:
+    """A table of 100,000 rows gives a file far below the budget, cut with notes."""
+    frame = pd.DataFrame({"image": [f"folder/image_{i:06d}.png" for i in range(100_000)], "f1": 0.123456789})
+    page = render(section_of(Table(frame, "t")))
+    assert size(page) < 5_000_000
+    assert "The first 500 of 100000 rows are shown" in page
+    assert "The CSV holds the first" in page
+
+
+def test_cards_and_provenance_make_the_last_part() -> None:
+    """Methods and provenance stand under 'How was this made?', each reference once."""
+    card = DefinitionCard("CAM", "L = w A", "Zhou (2016)", bibtex="@article{zhou}")
+    document = Document(
+        "T", "", (), (), (("a", card), ("b", card)), {"seed": 1, "run": {"torch": {"version": "2"}}}
+    )
+    encoded = encode(document)
+    assert [(f.group, f.name, f.value) for f in encoded.provenance] == [
+        ("", "seed", "1"),
+        ("run", "torch.version", "2"),
+    ]
+    page = render(document)
+    assert re.findall(r'<h2 id="(\w+)-title">', page) == ["verdict", "how"]
+    assert "QGFydGljbGV7emhvdX0=" in page  # @article{zhou}, once, in base64
+
+
+def test_plotly_comes_only_with_a_figure(build: Callable[[str], Document], text_document: Callable) -> None:
+    """A document without a figure carries no plotting library, one with a figure carries it once."""
+    assert "window.Plotly" not in render(text_document("x"))
+    assert render(build("x")).count("window.Plotly") == 1
+
+
+def test_repeated_pictures_stand_once_in_the_page(section_of: Callable[..., Document]) -> None:
+    """The same pixels in several pictures are embedded once and copied by script."""
+    picture = Picture(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8), "p")
+    page = render(section_of(Gallery((("r", (picture, replace(picture, label="q"))),), "c")))
+    assert page.count("data:image/webp") == 1
+    assert page.count('data-same="picture-0"') == 1
