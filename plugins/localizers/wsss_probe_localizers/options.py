@@ -1,0 +1,142 @@
+"""What can be chosen for a training; the same record goes into the model card."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, final
+
+from wsss_probe.errors import UsageError
+from wsss_probe.images import Preprocessing
+from wsss_probe_localizers.augmentation import Augmentation
+
+__all__ = ["ClassWeights", "GapOptions"]
+
+ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
+"""Weights of the classes in the loss; ``balanced`` gives every class the same total."""
+
+# How a training is run, not what comes out of it.
+_NOT_RECORDED = ("resume", "progress", "num_workers", "cache_bytes")
+
+
+@final
+@dataclass(frozen=True)
+class GapOptions:
+    """Options of :func:`~wsss_probe_localizers.gap.fit_gap`.
+
+    Parameters
+    ----------
+    backbone : str
+        See :func:`~wsss_probe_localizers.backbones.backbone_features`.
+    width : float
+        Factor on the widths of a VGG layout.
+    epochs, batch_size : int
+    learning_rate : float
+        Peak of the one-cycle schedule.
+    weight_decay : float
+        Of AdamW.
+    seed : int
+        Fixes weights, order, augmentation and split.
+    device : str
+        ``cpu``, ``cuda`` or ``cuda:<number>``.
+    classes : tuple of str
+        Order of the logits; empty takes all labels found, naturally sorted.
+    multilabel : bool or None
+        One sigmoid per class instead of a softmax; None says yes where an image has several labels.
+    class_weights : "none", "balanced" or tuple of float
+    augmentation : Augmentation
+    preprocessing : Preprocessing, str or None
+        As ``--preprocess``; None keeps the size of the images or tiles and normalises with mean
+        and standard deviation of the training images.
+    size : int or None
+        Side to which images are resized, where ``preprocessing`` is None.
+    validation : float
+        Share of the training groups set aside where the manifest has no ``val`` rows.
+    keep : "loss", "auc" or "last"
+        Which epoch is kept: lowest validation loss, highest validation AUC, or the last.
+    threads : int or None
+        CPU threads; None leaves torch's number.
+    num_workers : int
+        Processes that decode images, where they do not fit into ``cache_bytes``.
+    cache_bytes : int
+        Decoded images up to this size are kept in memory.
+    resume : bool
+        Go on from the last finished epoch.
+    progress : bool
+        Show a bar on stderr.
+    """
+
+    backbone: str = "vgg"
+    width: float = 1.0
+    epochs: int = 8
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+    device: str = "cpu"
+    classes: tuple[str, ...] = ()
+    multilabel: bool | None = None
+    class_weights: ClassWeights = "none"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    preprocessing: Preprocessing | str | None = None
+    size: int | None = None
+    validation: float = 0.2
+    keep: Literal["loss", "auc", "last"] = "loss"
+    threads: int | None = None
+    num_workers: int = 0
+    cache_bytes: int = 4 << 30
+    resume: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        _above("epochs", self.epochs, 1)
+        # Batch normalisation has no spread to divide by in a batch of one.
+        _above("batch size", self.batch_size, 2)
+        _above("workers", self.num_workers, 0)
+        _above("seed", self.seed, 0)
+        _above("size", 1 if self.size is None else self.size, 1)
+        _above("threads", 1 if self.threads is None else self.threads, 1)
+        _positive("learning rate", self.learning_rate)
+        if not 0 < self.validation < 1:
+            raise UsageError(
+                "validation share is out of range", found=f"{self.validation:g}", wanted="above 0, below 1"
+            )
+        _one_of("keep", self.keep, ("loss", "auc", "last"))
+        if isinstance(self.class_weights, str):
+            _one_of("class weights", self.class_weights, ("none", "balanced"))
+
+    def record(self) -> dict[str, Any]:
+        """Return the options that decide the outcome, ready for JSON.
+
+        Returns
+        -------
+        dict
+        """
+        options = {name: value for name, value in asdict(self).items() if name not in _NOT_RECORDED}
+        if isinstance(self.preprocessing, Preprocessing):
+            options["preprocessing"] = self.preprocessing.to_dict()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
+def _above(what: str, value: int, least: int) -> None:
+    """Check a whole number."""
+    if value < least:
+        raise UsageError(f"{what} is out of range", found=str(value), wanted=f"{least} or more")
+
+
+def _positive(what: str, value: float) -> None:
+    """Check a finite number above zero."""
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{what} is out of range", found=f"{value:g}", wanted="a number above 0")
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Check a choice."""
+    if value not in known:
+        near = difflib.get_close_matches(value, known, n=1)
+        raise UsageError(
+            f"{what} unknown",
+            found=repr(value),
+            wanted=" or ".join(known),
+            remedy=f"nearest: {near[0]}" if near else None,
+        )
