@@ -45,7 +45,7 @@ ManifestFile = Annotated[
     str | None, typer.Option("--manifest", help="CSV or Parquet; with --images its root.")
 ]
 Layers = Annotated[str | None, typer.Option(help="Dotted names, patterns, or 'auto'; comma-separated.")]
-Classes = Annotated[str | None, typer.Option(help="Names of the outputs, in order; comma-separated.")]
+Classes = Annotated[str | None, typer.Option(help="Names of the outputs, in order; comma-separated, or a .txt file.")]
 Targets = Annotated[
     str | None, typer.Option(help="Whose evidence is mapped: predicted, label, all, or class names.")
 ]
@@ -191,6 +191,7 @@ def doctor() -> None:
 
 # -- from flags to options ---------------------------------------------------------------------
 
+_INTERRUPTED_BY_SIGNAL = 130  # what typer makes of KeyboardInterrupt
 _NOT_OPTIONS = {"run_file", "trust_code", "dry_run", "no_progress"}
 
 
@@ -319,6 +320,8 @@ def _run(arguments: list[str]) -> int:
         host.load()
         command = typer.main.get_command(build_app(host))
         result = command.main(arguments, prog_name="wsss-probe", standalone_mode=False)
+        if result == _INTERRUPTED_BY_SIGNAL:
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else ExitCode.DONE
     except ProbeError as error:
         return _complain(str(error), error.exit_code)

@@ -109,10 +109,21 @@ def resolve(flags: Mapping[str, Any], run_file: Path | None = None) -> AuditOpti
     """
     merged = read_run_file(run_file) if run_file else {}
     merged |= {key: value for key, value in flags.items() if value is not None}
+    if isinstance(merged.get("classes"), str) and merged["classes"].endswith(".txt"):
+        merged["classes"] = _names_in(Path(merged["classes"]))
     try:
         return AuditOptions(**_listed(merged))
     except ValidationError as error:
         raise _usage_error(error, run_file) from error
+
+
+def _names_in(path: Path) -> tuple[str, ...]:
+    """Read class names, one a line; a thousand of them fit no command line."""
+    try:
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"cannot read class names from '{path}'"
+        raise UsageError(msg, found=str(error), wanted="a text file with one name a line") from error
 
 
 def _listed(values: Mapping[str, Any]) -> dict[str, Any]:

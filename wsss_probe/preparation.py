@@ -7,6 +7,7 @@ first shard.
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -521,6 +522,20 @@ def _data(subject: Subject) -> dict[str, Any]:
     return {
         "images": len(subject.source),
         "digest": subject.manifest.digest,
+        "files": _files_digest(subject),
         "masks": {name: list(ids) for name, ids in spec.classes} if spec else {},
         "ignore": list(spec.ignore) if spec else [],
     }
+
+
+def _files_digest(subject: Subject) -> str:
+    """Hash the sizes of all image files, so that a run made of other files is never reused."""
+    digest = hashlib.sha256()
+    if isinstance(subject.source, ManifestSource):
+        for index in range(len(subject.manifest)):
+            path = subject.manifest.path(index)
+            digest.update(str(path.stat().st_size if path.is_file() else -1).encode() + b",")
+    else:
+        # Images in memory: the examples stand for all, since every tensor would have to be read.
+        digest.update(subject.examples.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

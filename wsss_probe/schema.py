@@ -92,8 +92,8 @@ ROOT_NAME: Final = "%"  # the name of the outermost module is the empty string
 def escape(name: str) -> str:
     """Turn the name of a layer, explainer or probe into one component of a Zarr path.
 
-    Letters, digits, ``_ - ~ .`` stay, so that ``layer4.0.conv1`` is still readable; all else,
-    ``/ # @ %`` among it, becomes ``%XX`` of its UTF-8 bytes. A leading dot or double underscore
+    Letters, digits, ``_ - ~ . @`` stay, so that ``probe@layer4.0.conv1`` is still readable; all
+    else, ``/ # %`` among it, becomes ``%XX`` of its UTF-8 bytes. A leading dot or double underscore
     and the name ``zarr.json``, which have a meaning in Zarr, are escaped too.
 
     Parameters
@@ -111,7 +111,7 @@ def escape(name: str) -> str:
     """
     if not name:
         return ROOT_NAME
-    text = quote(name, safe="", errors="surrogatepass")
+    text = quote(name, safe="@", errors="surrogatepass")
     if text.startswith("."):
         text = "%2E" + text[1:]
     if text.startswith("__"):
