@@ -461,6 +461,56 @@ class TestCollecting:
         assert [offered.name for offered in host.collect_explainers()] == ["flat"]
 
 
+class TestEveryHook:
+    """One implementation of every hook, as an author would write it."""
+
+    def test_explainers(self, plugin_host):
+        """What wsss_probe_explainers returns is offered as explainers."""
+
+        @hookimpl
+        def wsss_probe_explainers():
+            return [Flat("a"), Flat("b")]
+
+        plugin_host.register(types.SimpleNamespace(wsss_probe_explainers=wsss_probe_explainers), "mine")
+
+        assert [offered.name for offered in plugin_host.collect_explainers()] == ["a", "b"]
+        assert plugin_host.collect_probes() == ()
+
+    def test_probes(self, plugin_host):
+        """What wsss_probe_probes yields is offered as probes."""
+
+        @hookimpl
+        def wsss_probe_probes():
+            yield Silent()
+
+        plugin_host.register(types.SimpleNamespace(wsss_probe_probes=wsss_probe_probes), "mine")
+
+        assert isinstance(plugin_host.collect_probes()[0].item, Silent)
+
+    def test_model_sources(self, plugin_host):
+        """What wsss_probe_model_sources returns is offered with its function."""
+
+        @hookimpl
+        def wsss_probe_model_sources():
+            return (ModelSource("net", "A net.", dict),)
+
+        plugin_host.register(types.SimpleNamespace(wsss_probe_model_sources=wsss_probe_model_sources), "mine")
+
+        (offered,) = plugin_host.collect_model_sources()
+        assert offered.item.build({"a": 1}) == {"a": 1}
+
+    def test_commands(self, plugin_host):
+        """What wsss_probe_commands returns is offered; its target is not imported."""
+
+        @hookimpl
+        def wsss_probe_commands():
+            return (Command("train tiny", "Train.", "no_such_module_anywhere:main"),)
+
+        plugin_host.register(types.SimpleNamespace(wsss_probe_commands=wsss_probe_commands), "mine")
+
+        assert [offered.name for offered in plugin_host.collect_commands()] == ["train tiny"]
+
+
 class TestIsolation:
     offered = Offered(Silent(), "noisy", "dist-noisy", "0.1")
 
