@@ -81,6 +81,14 @@ def offering(**results):
     return plugin(**{f"wsss_probe_{name}": lambda value=value: value for name, value in results.items()})
 
 
+def module_with(*functions):
+    """Make a module with functions that are marked already."""
+    module = types.ModuleType("made_here")
+    for function in functions:
+        setattr(module, function.__name__, function)
+    return module
+
+
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Write distributions with an entry point into a folder that Python imports from."""
@@ -471,7 +479,7 @@ class TestEveryHook:
         def wsss_probe_explainers():
             return [Flat("a"), Flat("b")]
 
-        plugin_host.register(types.SimpleNamespace(wsss_probe_explainers=wsss_probe_explainers), "mine")
+        plugin_host.register(module_with(wsss_probe_explainers), "mine")
 
         assert [offered.name for offered in plugin_host.collect_explainers()] == ["a", "b"]
         assert plugin_host.collect_probes() == ()
@@ -483,7 +491,7 @@ class TestEveryHook:
         def wsss_probe_probes():
             yield Silent()
 
-        plugin_host.register(types.SimpleNamespace(wsss_probe_probes=wsss_probe_probes), "mine")
+        plugin_host.register(module_with(wsss_probe_probes), "mine")
 
         assert isinstance(plugin_host.collect_probes()[0].item, Silent)
 
@@ -494,7 +502,7 @@ class TestEveryHook:
         def wsss_probe_model_sources():
             return (ModelSource("net", "A net.", dict),)
 
-        plugin_host.register(types.SimpleNamespace(wsss_probe_model_sources=wsss_probe_model_sources), "mine")
+        plugin_host.register(module_with(wsss_probe_model_sources), "mine")
 
         (offered,) = plugin_host.collect_model_sources()
         assert offered.item.build({"a": 1}) == {"a": 1}
@@ -506,7 +514,7 @@ class TestEveryHook:
         def wsss_probe_commands():
             return (Command("train tiny", "Train.", "no_such_module_anywhere:main"),)
 
-        plugin_host.register(types.SimpleNamespace(wsss_probe_commands=wsss_probe_commands), "mine")
+        plugin_host.register(module_with(wsss_probe_commands), "mine")
 
         assert [offered.name for offered in plugin_host.collect_commands()] == ["train tiny"]
 
