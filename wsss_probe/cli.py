@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from wsss_probe import __version__
 from wsss_probe.errors import ExitCode, ProbeError, UsageError
@@ -45,7 +45,9 @@ ManifestFile = Annotated[
     str | None, typer.Option("--manifest", help="CSV or Parquet; with --images its root.")
 ]
 Layers = Annotated[str | None, typer.Option(help="Dotted names, patterns, or 'auto'; comma-separated.")]
-Classes = Annotated[str | None, typer.Option(help="Names of the outputs, in order; comma-separated, or a .txt file.")]
+Classes = Annotated[
+    str | None, typer.Option(help="Names of the outputs, in order; comma-separated, or a .txt file.")
+]
 Targets = Annotated[
     str | None, typer.Option(help="Whose evidence is mapped: predicted, label, all, or class names.")
 ]
@@ -265,12 +267,18 @@ def build_app(host: PluginHost | None = None) -> typer.Typer:
     return app
 
 
-def _version_option(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version.")] = False,
-) -> None:
-    if version:
+def _say_version(asked: bool) -> None:
+    if asked:
         _say(f"wsss-probe {__version__}")
         raise typer.Exit
+
+
+def _version_option(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def _add(app: typer.Typer, groups: dict[str, typer.Typer], name: str, what: tuple[str, str]) -> None:
@@ -325,18 +333,24 @@ def _run(arguments: list[str]) -> int:
         return result if isinstance(result, int) else ExitCode.DONE
     except ProbeError as error:
         return _complain(str(error), error.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (Abort, KeyboardInterrupt):
         return _complain("interrupted; the same command resumes", ExitCode.INTERRUPTED)
-    except click.exceptions.NoArgsIsHelpError as error:
-        _say(error.format_message())
-        return ExitCode.USAGE
-    except click.ClickException as error:
-        return _complain(error.format_message(), ExitCode.USAGE)
+    except TyperException as error:
+        return _mistyped(error)
     except Exception as error:  # noqa: BLE001  # the last resort: a bug of ours, told as one
         if os.environ.get("WSSS_PROBE_TRACE") == "1":
             traceback.print_exc()
         what = f"internal error: {type(error).__name__}: {error}; WSSS_PROBE_TRACE=1 shows where"
         return _complain(what, ExitCode.INTERNAL)
+
+
+def _mistyped(error: TyperException) -> int:
+    """Tell a mistake on the command line; a group without a command shows its help."""
+    said = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        _say(said)
+        return ExitCode.USAGE
+    return _complain(" ".join(said.split()), ExitCode.USAGE)
 
 
 def _complain(text: str, code: ExitCode) -> int:
