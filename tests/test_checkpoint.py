@@ -3,6 +3,7 @@
 import argparse
 import collections
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -314,6 +315,20 @@ def test_pipes_and_devices_do_not_hang(tmp_path):
     refused(tmp_path / "zero.pt", UnsafeInputError, "device, pipe")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
+def test_pipe_that_replaces_a_file_does_not_hang(tmp_path, monkeypatch):
+    """What was checked by name is checked again once it is open, and opening never blocks."""
+    os.mkfifo(tmp_path / "pipe.pt")
+    checks = [lambda *_: None, weights_file._check_regular]
+
+    def next_check(*arguments: object) -> None:
+        checks.pop(0)(*arguments)
+
+    monkeypatch.setattr(weights_file, "_check_regular", next_check)
+    refused(tmp_path / "pipe.pt", UnsafeInputError, "device, pipe")
+    assert not checks
+
+
 def test_size_cap(tmp_path, monkeypatch):
     """A file above the cap is refused before it is read."""
     path = saved(tmp_path / "w.pt", weights())
@@ -343,6 +358,29 @@ def test_deflated_bomb_is_refused(tmp_path):
             target.writestr(entry.filename, source.read(entry))
     assert bomb.stat().st_size < 20_000
     refused(bomb, UnsafeInputError, "unpacks to 4")
+
+
+def test_compressed_archive_is_refused(tmp_path):
+    """A11: torch.save never compresses, so even a compressed archive that hardly grows is not its work."""
+    plain, packed = saved(tmp_path / "plain.pt", {"a": torch.rand(1000)}), tmp_path / "w.pt"
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w") as target:
+        for entry in source.infolist():
+            method = zipfile.ZIP_DEFLATED if entry.filename.endswith("data/0") else zipfile.ZIP_STORED
+            target.writestr(entry.filename, source.read(entry), method)
+    refused(packed, UnsafeInputError, "never compresses")
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    """A11: a stored archive cannot unpack to more than its own size, unless its entries overlap."""
+    path = saved(tmp_path / "w.pt", {"a": torch.zeros(1000)})
+    with zipfile.ZipFile(path, "a") as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        for i in range(5):
+            twin = copy.copy(largest)
+            twin.filename = twin.orig_filename = f"w/data/{i + 1}"
+            archive.filelist.append(twin)
+        archive.writestr("w/last", b"")  # makes zipfile write the directory again
+    refused(path, UnsafeInputError, "unpacks to 2")
 
 
 def test_two_entries_of_one_name_are_refused(tmp_path):
