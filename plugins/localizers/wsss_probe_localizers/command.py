@@ -84,10 +84,16 @@ def train_gap(
     Writes model.safetensors and model.json, which audit --model reads without further flags.
     """
     given = dict(locals())
+    from wsss_probe.errors import ExitCode
     from wsss_probe_localizers.gap import fit_gap
 
     options = _options(given, progress=not no_progress and sys.stderr.isatty())
-    _report(fit_gap(_manifest(manifest, images), options, out))
+    try:
+        trained = fit_gap(_manifest(manifest, images), options, out)
+    except KeyboardInterrupt as stop:
+        typer.echo("interrupted; add --resume to go on from the last finished epoch", err=True)
+        raise typer.Exit(int(ExitCode.INTERRUPTED)) from stop
+    _report(trained)
 
 
 def _manifest(manifest: Path | None, images: Path | None) -> "Manifest":

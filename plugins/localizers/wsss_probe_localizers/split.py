@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsss_probe.errors import ManifestError
-from wsss_probe.manifest import Manifest, split_by_group
 
 if TYPE_CHECKING:
+    from wsss_probe.manifest import Manifest
     from wsss_probe_localizers.labels import Labels
 
 __all__ = ["TRAIN", "VALIDATION", "Split", "image_groups", "split_rows"]
@@ -21,8 +21,7 @@ TRAIN, VALIDATION = "train", "val"
 
 _SYNONYMS = {"training": TRAIN, "valid": VALIDATION, "validation": VALIDATION}
 
-# Ways of dividing the groups that are tried until every class stands on both sides.
-_TRIES = 50
+_TRIES = 400
 
 Rows = NDArray[np.intp]
 
@@ -87,7 +86,8 @@ def split_rows(manifest: Manifest, labels: Labels, *, share: float, seed: int) -
 
     Rows named ``train`` train, ``val`` rows choose the epoch, every other split is held out. A
     manifest without any split trains on all rows; without ``val`` rows, ``share`` of the training
-    images is set aside, by whole groups.
+    images is set aside, by whole groups (more, up to a half, where few groups leave a class on
+    one side only).
 
     Parameters
     ----------
@@ -114,7 +114,8 @@ def split_rows(manifest: Manifest, labels: Labels, *, share: float, seed: int) -
     _check_training(labels, np.flatnonzero(named == TRAIN))
     if not (named == VALIDATION).any():
         train = np.flatnonzero(named == TRAIN)
-        named[train] = _divided(manifest.take(train), labels.sets[train], share, seed)
+        groups = image_groups(manifest)[train]
+        named[train[_set_aside(groups, labels.sets[train], share, seed)]] = VALIDATION
         _check_training(labels, np.flatnonzero(named == TRAIN))
     others = sorted(set(named.tolist()) - {TRAIN, VALIDATION, ""})
     rows = {name: np.flatnonzero(named == name) for name in (TRAIN, VALIDATION, *others)}
@@ -122,18 +123,26 @@ def split_rows(manifest: Manifest, labels: Labels, *, share: float, seed: int) -
     return Split(rows, (*unlabelled, *_shared(image_groups(manifest), rows)))
 
 
-def _divided(manifest: Manifest, sets: NDArray[np.bool_], share: float, seed: int) -> NDArray[np.object_]:
-    """Divide training images by whole groups, every class on both sides."""
-    groups = len(set(image_groups(manifest).tolist()))
-    if groups < 2:
-        raise _indivisible("one group")
-    for attempt in range(_TRIES):
-        shares = {TRAIN: 1 - share, VALIDATION: share}
-        divided = split_by_group(manifest, shares, seed + attempt)
-        names: NDArray[np.object_] = divided.frame["split"].to_numpy(dtype=object)
-        if all(sets[names == side].any(axis=0).all() for side in shares):
-            return names
-    raise _indivisible(f"{groups} groups, and no division that does so in {_TRIES} tries")
+def _set_aside(
+    groups: NDArray[np.object_], sets: NDArray[np.bool_], share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Choose whole groups for validation: of many random choices the one nearest to the share in every class.
+
+    The host's greedy split fills one side after the other; it may leave a class on one side only.
+    """
+    names, member = np.unique(groups.astype(str), return_inverse=True)
+    counts = np.zeros((len(names), sets.shape[1]))
+    np.add.at(counts, member, sets)
+    generator = np.random.default_rng(seed)
+    # Around the share, and wider: few or unequal groups may need more of them.
+    chances = generator.uniform(share / 2, (1 + share) / 2, size=(_TRIES, 1))
+    chosen = generator.random((_TRIES, len(names)), dtype=np.float32) < chances
+    inside = (chosen @ counts) / counts.sum(axis=0)
+    possible = ((inside > 0) & (inside < 1)).all(axis=1)
+    if not possible.any():
+        raise _indivisible(f"{len(names)} groups" if len(names) > 1 else "one group")
+    distance = np.where(possible, np.abs(inside - share).sum(axis=1), np.inf)
+    return np.asarray(chosen[distance.argmin()][member])
 
 
 def _indivisible(found: str) -> ManifestError:
