@@ -11,7 +11,7 @@ DEMO   := build/demo
 setup: $(VENV)/ready
 
 # pip, not uv: only pip finds the CPU build of torch where an index offers one beside the CUDA build.
-$(VENV)/ready: requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml) docs/hello-plugin/pyproject.toml
+$(VENV)/ready: requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsss-probe needs Python 3.11 or newer; run: make PYTHON=python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt
