@@ -45,6 +45,13 @@ def coarse(generator, shape):
     return np.round(generator.normal(size=shape) * 4) / 4
 
 
+def on_bin_edges(generator, shape):
+    """Values on the edges between bins, where the first guess of a bin is often one too high or low."""
+    levels = generator.integers(0, 256, size=shape, endpoint=True) / 256
+    scale, offset = generator.uniform(0.1, 3, size=(2, shape[0], 1, 1))
+    return levels * scale + offset
+
+
 def tiny_as_gradients(generator, shape):
     """Magnitudes from 1e-12 to 1e-3, another for each map."""
     return generator.normal(size=shape) * 10.0 ** generator.uniform(-12, -3, size=(shape[0], 1, 1))
@@ -55,7 +62,8 @@ def on_a_pedestal(generator, shape):
     return 100 + 0.05 * generator.normal(size=shape)
 
 
-KINDS = [gaussian, rectified, uniform, two_level, heavy_tailed, coarse, tiny_as_gradients, on_a_pedestal]
+KINDS = [gaussian, rectified, uniform, two_level, heavy_tailed, coarse]
+KINDS += [on_bin_edges, tiny_as_gradients, on_a_pedestal]
 
 
 def our_masks(maps):
@@ -89,13 +97,15 @@ class TestEqualsScikitImage:
     @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
     @pytest.mark.parametrize("precision", [np.float32, np.float16], ids=lambda precision: precision.__name__)
     def test_masks_are_equal(self, kind, shape, precision):
-        """126 maps of each kind, shape and precision (10,080 in all) have exactly scikit-image's masks."""
+        """126 maps of each kind, shape and precision (11,340 in all) have exactly scikit-image's masks."""
         generator = np.random.default_rng(SHAPES.index(shape))
         maps = kind(generator, (126, *shape)).astype(precision)
         usable = maps.max((1, 2)) > maps.min((1, 2))
-        expected = [one > threshold_otsu(one) for one in maps[usable].astype(np.float32)]
+        exact = maps[usable].astype(np.float32)
+        expected = [threshold_otsu(one) for one in exact]
 
-        assert np.array_equal(np.stack(expected), our_masks(maps)[usable])
+        assert np.array_equal(exact > np.array(expected)[:, None, None], our_masks(maps)[usable])
+        assert expected == otsu(torch.from_numpy(maps[usable])).tolist()
         assert not our_masks(maps)[~usable].any()
 
     @pytest.mark.parametrize("shape", [(7, 7), (28, 28)], ids=str)
@@ -119,6 +129,35 @@ class TestEqualsScikitImage:
             reject()
 
         assert expected == otsu(torch.from_numpy(one)).item()
+
+    @pytest.mark.parametrize("repeats", [1, 8])
+    def test_ties(self, repeats):
+        """Of two splits that are equally good but for rounding, scikit-image's is chosen."""
+        generator = np.random.default_rng(repeats)
+        # Mirror images around the border between bins 127 and 128: cutting off either end is as good
+        levels = np.repeat([0, 127.5 / 256, 128.5 / 256, 1], np.array([2, 20, 20, 2]) * repeats)
+        offset, scale = generator.uniform(-3, 0, size=(1000, 1)), generator.uniform(0.1, 3, size=(1000, 1))
+        maps = (offset + scale * levels).astype(np.float32).reshape(1000, 4, -1)
+
+        assert [threshold_otsu(one) for one in maps] == otsu(torch.from_numpy(maps)).tolist()
+
+    @pytest.mark.parametrize("side", [8, 18])
+    def test_ranges_near_the_narrowest(self, side):
+        """Ranges of a few hundred steps of float32, where bin edges round visibly, give its thresholds."""
+        generator = np.random.default_rng(side)
+        expected, maps = [], []
+        for steps in np.repeat(np.arange(256, 1200, 2), 2):
+            low = np.float32(generator.uniform(1, 2))
+            levels = generator.integers(0, steps, size=(side, side), endpoint=True)
+            one = low + levels.astype(np.float32) * np.float32(2**-23)
+            try:
+                expected.append(threshold_otsu(one))
+            except ValueError:  # "cannot create 256 finite-sized bins"
+                continue
+            maps.append(one)
+
+        assert len(maps) > 700
+        assert np.array_equal(expected, otsu(torch.from_numpy(np.stack(maps))).numpy())
 
     def test_more_maps_than_one_chunk(self):
         """Maps beyond the first chunk are treated alike, whatever stands before them."""
@@ -248,6 +287,15 @@ class TestDegenerate:
 
         assert torch.isfinite(thresholds).all()
         assert torch.equal(upper, binarize(maps, thresholds))
+
+    @pytest.mark.parametrize("side", [6, 20])
+    def test_too_narrow_for_bins(self, side):
+        """A map of fewer steps than bins has the mask of the same map moved to zero."""
+        levels = torch.randint(0, 200, (60, side, side), generator=torch.Generator().manual_seed(0)).float()
+        maps = 1 + levels * 2**-23
+        expected = [one > threshold_otsu(one) for one in levels.numpy()]
+
+        assert np.array_equal(np.stack(expected), binarize(maps, otsu(maps)).numpy())
 
     @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
     def test_half_precision_is_compared_in_full(self, precision):

@@ -161,13 +161,13 @@ def _bins(pixels: Tensor, ends: _Ends) -> Tensor:
 
     As ``numpy.histogram``: a first guess by division, then moved by one where the edges say so.
     """
-    bins = (pixels - ends.low).div_(ends.high - ends.low).mul_(BINS).floor_().clamp_(max=BINS - 1)
+    bins = (pixels - ends.low).div_(ends.high - ends.low).mul_(BINS).floor_()
     # One scratch buffer for all that follows: fresh pages cost more here than the arithmetic
     scratch = torch.empty_like(bins)
     bins -= torch.lt(pixels, _edge(bins, ends, out=scratch), out=scratch)
     upper = _edge(torch.add(bins, 1, out=scratch), ends, out=scratch)
     bins += torch.ge(pixels, upper, out=scratch)
-    return bins.clamp_(max=BINS - 1)
+    return bins.clamp_(max=BINS - 1)  # the last bin includes its upper edge
 
 
 def _centre(index: Tensor, ends: _Ends) -> Tensor:
@@ -224,7 +224,7 @@ def _conditioning(ends: _Ends) -> tuple[Tensor, Tensor]:
     low, high = ends.low.double(), ends.high.double()
     width, magnitude = high - low, torch.maximum(low.abs(), high.abs())
     narrow = _unbinnable(ends, width, magnitude)
-    odd = narrow | (magnitude > _LARGEST) | (width < _SMALLEST_RANGE)
+    odd = (magnitude > _LARGEST) | (width < _SMALLEST_RANGE)
     exponent = torch.frexp(torch.where(narrow, width, magnitude)).exponent.clamp(-1000, 1000)
     scale = torch.where(odd, torch.ldexp(torch.ones_like(low), -exponent), 1)
     return torch.where(narrow, low, 0), scale
