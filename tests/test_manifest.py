@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import os
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wsss_probe import table
 from wsss_probe.errors import (
     ExitCode,
     ImageError,
@@ -248,8 +248,11 @@ class TestRead:
 class TestParquet:
     def test_missing_library_is_named(self, tmp_path, monkeypatch):
         """Without pyarrow the error says what to install."""
-        monkeypatch.setitem(sys.modules, "pyarrow", None)
-        monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+
+        def absent(name):
+            raise ImportError(name)
+
+        monkeypatch.setattr(table, "import_module", absent)
         manifest = Manifest(tmp_path, pd.DataFrame({"image": ["a.png"]}))
 
         with pytest.raises(ManifestError, match=r"wsss-probe\[parquet\]"):
@@ -417,6 +420,7 @@ class TestDiscover:
 
         assert sorted(names_in(manifest)) == sorted([*twins, *odd, *raw])
         assert names_in(read_manifest(tmp_path / "manifest.csv")) == names_in(manifest)
+        assert len(set(names_in(split_by_group(manifest, SHARES)))) == len(manifest)
         assert all(manifest.path(index).exists() for index in range(len(manifest)))
         for name in names_in(manifest):
             assert display(name).encode("utf-8")
@@ -566,6 +570,7 @@ class TestLabels:
         """Whole numbers count classes, but not where classes have numbers for names."""
         assert labelled("1", "0").label_sets(["a", "b"]).astype(int).tolist() == [[0, 1], [1, 0]]
         assert labelled("1", "2").label_sets(["1", "2"]).astype(int).tolist() == [[1, 0], [0, 1]]
+        assert labelled("1", "0").label_sets(["1", "2"]).astype(int).tolist() == [[1, 0], [0, 0]]
         assert labelled("007", "0").label_sets(list("abcdefgh")).sum() == 1
 
     def test_unknown_labels_are_known_to_be_unknown(self):
@@ -659,6 +664,7 @@ class TestTile:
 
         assert again.digest == manifest.digest
         assert again.box(3) == manifest.box(3)
+        assert {str(again.frame[name].dtype) for name in ("x", "y", "width", "height")} == {"int64"}
         with pytest.raises(ManifestError, match="tiles already"):
             tile(again, 4, 4)
 

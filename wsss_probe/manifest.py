@@ -21,7 +21,7 @@ from wsss_probe.errors import ImageError, ManifestError
 from wsss_probe.masks import MaskSpec, deduce, read_sidecar, sidecar_text
 from wsss_probe.names import display, natural_order, nearest
 from wsss_probe.splitting import split_by_group
-from wsss_probe.table import COLUMNS, TILE, read_table, require_inside, write_table
+from wsss_probe.table import COLUMNS, TILE, read_table, require_inside, text_column, write_table
 from wsss_probe.tiling import MaskRule, Tiling, tile
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Manifest:
         frame = self.frame.assign(**absent)[[*COLUMNS, *tiles, *others]].reset_index(drop=True)
         # Text as Python objects: pandas' own text type cannot hold names that are not UTF-8
         frame = frame.astype(dict.fromkeys([*COLUMNS, *others], object)).fillna("")
-        texts = {name: frame[name].map(str).astype(object) for name in COLUMNS}
+        texts = {name: text_column(str(cell) for cell in frame[name]) for name in COLUMNS}
         object.__setattr__(self, "frame", frame.assign(**texts))
 
     def __len__(self) -> int:
@@ -296,7 +296,9 @@ def write_manifest(manifest: Manifest, path: str | Path) -> None:
         raise ManifestError("images lie outside the folder of the manifest", remedy=remedy)
     prefix = root.relative_to(folder)
     moved = {
-        name: [(prefix / cell).as_posix() if cell and prefix.parts else cell for cell in manifest.frame[name]]
+        name: text_column(
+            (prefix / cell).as_posix() if cell and prefix.parts else cell for cell in manifest.frame[name]
+        )
         for name in ("image", "mask")
     }
     sidecar = None if manifest.masks is None else sidecar_text(manifest.masks)

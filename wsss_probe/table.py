@@ -19,7 +19,7 @@ from wsss_probe.names import display, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "TILE", "read_table", "require_inside", "write_table"]
+__all__ = ["COLUMNS", "TILE", "read_table", "require_inside", "text_column", "write_table"]
 
 COLUMNS = ("image", "label", "mask", "group", "split")
 TILE = ("x", "y", "width", "height")
@@ -29,6 +29,13 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 Record = tuple[str, list[str]]
 """Where a row stands (``line 3``), and its cells."""
+
+
+def text_column(cells: Iterable[str]) -> pd.Series:
+    """Hold texts as they are; pandas' own text type breaks on names that are not UTF-8."""
+    import pandas as pd
+
+    return pd.Series(list(cells), dtype=object)
 
 
 # -- reading ----------------------------------------------------------------------------------

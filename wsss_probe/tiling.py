@@ -13,6 +13,7 @@ from wsss_probe.decoding import Box, cut, decode_mask, image_size
 from wsss_probe.errors import ImageError, ManifestError, NothingToDoError, UsageError
 from wsss_probe.masks import IGNORED
 from wsss_probe.names import display, nearest
+from wsss_probe.table import TILE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,8 +139,9 @@ def tile(
         ]
     if not rows:
         raise NothingToDoError("no tile is left", found=str(dict(dropped)))
+    frame = pd.DataFrame(rows, dtype=object).astype(dict.fromkeys(TILE, int))
     return Tiling(
-        replace(manifest, frame=pd.DataFrame(rows)),
+        replace(manifest, frame=frame),
         {reason: count for reason, count in dropped.items() if count},
     )
 
