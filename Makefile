@@ -27,7 +27,7 @@ test: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy wsss_probe $(foreach p,$(wildcard plugins/*/wsss_probe_*),$(p)) docs/hello-plugin demo
+	$(BIN)/mypy -p wsss_probe $(foreach p,$(notdir $(wildcard plugins/*/wsss_probe_*)),-p $(p)) -m wsss_probe_hello
 	$(BIN)/python tools/measure_style.py --check wsss_probe $(wildcard plugins/*/wsss_probe_*)
 
 bench: $(VENV)/ready

@@ -14,16 +14,15 @@ NOTE_FILE = HERE / "demo.toml"
 def commands(folder: Path) -> list[list[str]]:
     """The commands of the demo, in order, without the program's name."""
     labels = "stained:foreground>=0.15,unstained:foreground<=0.05"
-    train, audit, model = folder / "train.csv", folder / "audit.csv", folder / "model"
+    train, audit, model = f"{folder / 'train'}", f"{folder / 'audit'}", f"{folder / 'model'}"
+    network = "16,16,P,32,32,P,64,64"
     return [
-        ["manifest", f"{folder / 'train'}", "--out", f"{train}", "--tile", "32", "--stride", "8"]
-        + ["--label-from-mask", labels],
-        ["manifest", f"{folder / 'audit'}", "--out", f"{audit}", "--tile", "64", "--stride", "32"]
-        + ["--label-from-mask", labels],
-        ["train", "gap", "--manifest", f"{train}", "--out", f"{model}", "--epochs", "8"]
-        + ["--backbone", "16,16,P,32,32,P,64,64", "--learning-rate", "0.003", "--no-progress"],
-        ["audit", "--model", f"{model}", "--manifest", f"{audit}", "--run-file", f"{NOTE_FILE}"]
-        + ["--preprocess", "size=64", "--out", f"{folder / 'run'}"],
+        f"manifest {train} --out {train}.csv --tile 32 --stride 8 --label-from-mask {labels}".split(),
+        f"manifest {audit} --out {audit}.csv --tile 64 --stride 32 --label-from-mask {labels}".split(),
+        f"train gap --manifest {train}.csv --out {model} --backbone {network} --epochs 8".split()
+        + "--learning-rate 0.003 --no-progress".split(),
+        ["audit", "--model", model, "--manifest", f"{audit}.csv", "--preprocess", "size=64"]
+        + f"--run-file {NOTE_FILE} --out {folder / 'run'}".split(),
     ]
 
 

@@ -44,7 +44,8 @@ def test_lists_may_be_written_with_commas(text):
 
 def test_tables_reach_probes_and_masks(run_file):
     """Tables of options are kept under their names."""
-    options = resolve({}, run_file('[probes.x]\nresolution = "mask"\n[masks]\nignore = [3]\nclasses = {a = 1}'))
+    text = '[probes.x]\nresolution = "mask"\n[masks]\nignore = [3]\nclasses = {a = 1}'
+    options = resolve({}, run_file(text))
 
     assert options.probes == {"x": {"resolution": "mask"}}
     assert (options.masks.ignore, options.masks.classes) == ([3], {"a": 1})

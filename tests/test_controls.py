@@ -46,7 +46,11 @@ class TestParse:
 
     @pytest.mark.parametrize(
         ("text", "match"),
-        [("random", "unknown control; found: random"), ("shuffled:0", "positive"), ("shuffled:x", "positive")],
+        [
+            ("random", "unknown control; found: random"),
+            ("shuffled:0", "positive"),
+            ("shuffled:x", "positive"),
+        ],
     )
     def test_bad_text(self, text, match):
         """An unknown kind or a bad number is one clear line."""

@@ -737,6 +737,19 @@ class TestDisturbance:
 
         assert PluginHost().safe_call("observe", self.offered, int) == 0
 
+    def test_restores_every_cuda_device_once_cuda_is_in_use(self, monkeypatch):
+        """States of all devices are read and put back, though here two devices are only pretended."""
+        states = [torch.zeros(16, dtype=torch.uint8), torch.ones(16, dtype=torch.uint8)]
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [state.clone() for state in states])
+        monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda new: states.__setitem__(slice(None), new))
+        host = PluginHost()
+
+        host.safe_call("observe", self.offered, lambda: int(states[1].fill_(7)[0]))
+
+        assert [state.tolist() for state in states] == [[0] * 16, [1] * 16]
+        assert host.failures[0].message == "changed random state of torch on CUDA; the host put it back"
+
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
     def test_restores_the_random_state_of_cuda(self):

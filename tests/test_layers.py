@@ -178,12 +178,15 @@ class Zoo(nn.Module):
         self.down = nn.Conv2d(4, 4, 3, stride=2, padding=1)
         self.summed = nn.Identity()
         self.split = nn.Identity()
+        self.behind = nn.Conv2d(4, 4, 3)
+        self.skewed = nn.Identity()
 
     def forward(self, images):
         """Return pooled maps."""
         maps = self.same(F.pad(images, (0, 1, 0, 1)))
         maps = self.joined(torch.cat([self.wide(maps), self.loose(maps)], 1))
         maps = self.summed(torch.sigmoid(self.down(maps)) + maps[:, :, ::2, ::2])
+        maps = self.skewed(self.behind(F.pad(maps, (6, -4, 5, -3))) + maps)  # a branch that looks aside
         one, two = self.split(maps).chunk(2, 1)
         return (one * two).mean((2, 3))
 
@@ -215,7 +218,7 @@ def test_the_footprint_of_a_residual_network():
 
 
 def test_what_is_not_local_has_no_receptive_field():
-    """Behind a global gate, an upsampling, a transposition or batch statistics nothing is guessed."""
+    """Behind a global gate, an upsampling, a sum of unlike strides or batch statistics nothing is guessed."""
 
     class NotLocal(nn.Module):
         def __init__(self):
@@ -224,6 +227,7 @@ def test_what_is_not_local_has_no_receptive_field():
             self.gated, self.grown, self.mixed = nn.Identity(), nn.Identity(), nn.Identity()
             self.transposed = nn.ConvTranspose2d(4, 4, 2, stride=2)
             self.normed = nn.BatchNorm2d(4, track_running_stats=False)
+            self.apart = nn.Identity()
 
         def forward(self, images):
             maps = self.conv(images)
@@ -231,13 +235,14 @@ def test_what_is_not_local_has_no_receptive_field():
             self.grown(F.interpolate(maps, scale_factor=2))
             self.mixed(maps + maps.transpose(2, 3))
             self.transposed(maps)
+            self.apart(F.max_pool2d(maps, 2) + F.avg_pool2d(maps, 4, stride=1))
             return self.normed(maps).mean((2, 3))
 
     layers = described(NotLocal(), 8, 8)
 
     assert layers.pop("conv").receptive_field == 3
     assert {layer.receptive_field for layer in layers.values()} == {None}
-    assert len(layers) == 5
+    assert len(layers) == 6
 
 
 def test_a_view_written_in_place_ends_the_knowledge():
@@ -292,6 +297,14 @@ def test_automatic_choice_says_why():
     assert chosen.reason.startswith("auto (of each map size above 1x1")
     assert chosen.reason.endswith("features.1 (8x12), features (4x6)")
     assert choose_layers(layers, []) == chosen
+
+
+def test_pooled_maps_are_not_chosen_automatically():
+    """A pooling, and a Sequential that ends with one, are left out; they may be named."""
+    layers = describe_layers(models.flat_head(), torch.rand(1, 3, 8, 8))
+
+    assert choose_layers(layers).names == ("features.1",)
+    assert choose_layers(layers, ["features"]).names == ("features",)
 
 
 def test_named_layers_come_in_the_order_of_execution():

@@ -549,6 +549,36 @@ def test_resume_computes_nothing_before_the_layer(images):
     assert ran == [6]
 
 
+class Shares(nn.Module):
+    """One ReLU inside a container before the layer ``middle``, on its own before it, and after it."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+        self.early = nn.Sequential(nn.Conv2d(3, 4, 3), self.relu)
+        self.middle = nn.Conv2d(4, 4, 1)
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        """Use the ReLU three times."""
+        maps = self.middle(self.relu(self.early(images) - 0.1))
+        return self.last(self.relu(maps)).mean((2, 3))
+
+
+def test_a_module_shared_across_the_layer_runs_after_it(images):
+    """Calls inside a container that is left out do not count as calls of a module that runs later."""
+    module = models.with_weights(Shares())
+    layer = layer_of(module, "middle", images)
+    resumer = Resumer(module, layer, images)
+    maps = run_pass(module, images, [layer]).activations["middle"]
+
+    logits = resumer(-maps)
+
+    assert resumer.skips
+    expected = module.last(torch.relu(-maps)).mean((2, 3)).detach()
+    torch.testing.assert_close(logits, expected)
+
+
 def test_a_shortcut_that_hides_nan_is_not_skipped(images):
     """A branch that turns NaN into numbers is found out by its logits, and the whole network runs."""
 

@@ -451,9 +451,9 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         seed=options.seed,
     )
     labels = subject.manifest.label_sets(subject.classes)
-    explainers = host.collect_explainers()
-    _known_options(explainers, options.explainers, "explainer")
-    explainers = [replace(o, item=configured(o.item, options.explainers)) for o in explainers]
+    offered = host.collect_explainers()
+    _known_options(offered, options.explainers, "explainer")
+    explainers = [replace(o, item=configured(o.item, options.explainers)) for o in offered]
     where = [audited[name] for name in _relevance_layers(options, subject.chosen)]
     pairs, refused = _match(explainers, where, subject.head)
     probes, needs, findings = _probes(host, options, survey, labels)
@@ -491,6 +491,7 @@ def _plan(
         )
     preprocessing = subject.model.preprocessing
     explainers, probes = offered
+    methods: list[Offered[Any]] = [*explainers, *probes]
     return Plan(
         model={"name": subject.model.name, "classes": list(survey.classes), **dict(subject.model.provenance)},
         data=_data(subject),
@@ -499,7 +500,7 @@ def _plan(
         layers_reason=subject.chosen.reason,
         targets=survey.targets,
         relevance=tuple(pairs),
-        probes=tuple(_described(item) for item in [*explainers, *probes]),
+        probes=tuple(_described(item) for item in methods),
         controls=parse_controls(options.controls),
         stored=stored,
         execution=_execution(options),

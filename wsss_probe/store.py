@@ -133,7 +133,8 @@ def open_tree(path: Path | MemoryStore) -> xr.DataTree:
     """
     import xarray as xr
 
-    return xr.open_datatree(path, engine="zarr", chunks={}, consolidated=False)
+    location: Any = path  # xarray hands a zarr store through, though its annotation does not say so
+    return xr.open_datatree(location, engine="zarr", chunks={}, consolidated=False)
 
 
 class Store:
@@ -155,8 +156,9 @@ class Store:
         self.shard = shard
         self.plan_id = plan_id
         self._memory: dict[str, Any] = {}
-        in_memory = folder is None
-        self.location: Path | MemoryStore = MemoryStore(self._memory) if in_memory else folder / "data.zarr"
+        self.location: Path | MemoryStore = (
+            MemoryStore(self._memory) if folder is None else folder / "data.zarr"
+        )
         self._lines: dict[tuple[str, int], LedgerLine] = {}
         self._root = zarr.open_group(self.location, mode="a", zarr_format=3)
 
@@ -244,7 +246,8 @@ class Store:
 
         if path not in self._root:
             return None
-        return xr.open_dataset(self.location, engine="zarr", group=path, chunks={}, consolidated=False)
+        location: Any = self.location
+        return xr.open_dataset(location, engine="zarr", group=path, chunks={}, consolidated=False)
 
     def tables(self) -> list[str]:
         """Paths of all groups that hold arrays."""
@@ -289,7 +292,9 @@ class Store:
             known = str(group.attrs.get("coordinates", ""))
             group.attrs["coordinates"] = f"{known} {name}".strip()
 
-    def _array(self, group: zarr.Group, name: str, dims: tuple[str, ...], values: np.ndarray) -> zarr.Array:
+    def _array(
+        self, group: zarr.Group, name: str, dims: tuple[str, ...], values: np.ndarray
+    ) -> zarr.Array[Any]:
         if name in group:
             array = group[name]
             if not isinstance(array, zarr.Array) or array.shape[1:] != values.shape[1:]:
@@ -302,6 +307,7 @@ class Store:
                 )
             return array
         length, unit = (self.images, self.shard) if dims[0] == "image" else (self.shards, 1)
+        chunks, shards = _layout(unit, values)
         return group.create_array(
             name,
             shape=(length, *values.shape[1:]),
@@ -310,10 +316,11 @@ class Store:
             compressors=ZstdCodec(level=1, checksum=True),
             dimension_names=dims,
             config={"write_empty_chunks": True},
-            **_layout(unit, values),
+            chunks=chunks,
+            shards=shards,
         )
 
-    def _put(self, array: zarr.Array, region: slice, values: np.ndarray) -> None:
+    def _put(self, array: zarr.Array[Any], region: slice, values: np.ndarray) -> None:
         unit = array.shards[0] if array.shards else array.chunks[0]
         if region.start % unit or (region.stop % unit and region.stop != array.shape[0]):
             msg = f"write to '{array.path}' is not aligned to a shard"
@@ -327,16 +334,16 @@ def _groups(root: zarr.Group) -> Iterator[zarr.Group]:
         yield from _groups(group)
 
 
-def _layout(unit: int, values: np.ndarray) -> dict[str, tuple[int, ...]]:
+def _layout(unit: int, values: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
     """Chunk and shard shapes: the shard is one file; its chunks let a reader take one channel."""
     rest = tuple(max(1, size) for size in values.shape[1:])
     per_image = int(np.prod(rest)) * values.dtype.itemsize
     if unit % _CHUNK_IMAGES or len(rest) != 3 or per_image * _CHUNK_IMAGES <= _CHUNK_BYTES:
-        return {"chunks": (unit, *rest)}
+        return (unit, *rest), None
     per_channel = per_image * _CHUNK_IMAGES // rest[0]
     fitting = [d for d in range(1, rest[0] + 1) if rest[0] % d == 0 and d * per_channel <= _CHUNK_BYTES]
     channels = max(fitting, default=1)
-    return {"chunks": (_CHUNK_IMAGES, channels, *rest[1:]), "shards": (unit, *rest)}
+    return (_CHUNK_IMAGES, channels, *rest[1:]), (unit, *rest)
 
 
 def _stored_dtype(name: str, values: np.ndarray) -> np.dtype[Any]:

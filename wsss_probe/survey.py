@@ -434,7 +434,7 @@ def _joined(blocks: Sequence[TableBlock], readable: np.ndarray) -> TableBlock:
             rows[~readable] = np.nan
             joined[name] = (dims, rows)
         else:
-            joined[name] = (dims, np.sum(values, axis=0, dtype=np.float64))
+            joined[name] = (dims, np.asarray(np.sum(values, axis=0, dtype=np.float64)))
     return TableBlock(joined, blocks[0].coords, blocks[0].attrs)
 
 

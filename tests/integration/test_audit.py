@@ -269,8 +269,8 @@ def test_interrupt_leaves_a_run_that_resumes(scenes, factory, tmp_path, command)
     """Ctrl-C ends with code 2 and one line; the same command finishes the run."""
     arguments = [
         "audit", "--model", factory, "--trust-code", "--manifest", scenes, "--preprocess", "unit",
-        "--batch-size", "1", "--classes", "background,foreground", "--layers", "features", "--controls", "shuffled:1", "--out", tmp_path / "run",
-        "--no-progress",
+        "--batch-size", "1", "--classes", "background,foreground", "--layers", "features",
+        "--controls", "shuffled:1", "--out", tmp_path / "run", "--no-progress",
     ]  # fmt: skip
     child = subprocess.Popen(
         [sys.executable, "-m", "wsss_probe", *map(str, arguments)], stderr=subprocess.PIPE, text=True

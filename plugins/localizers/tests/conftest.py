@@ -1,5 +1,6 @@
 """Small folders of images with planted truth; nothing random but by an explicit generator."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,14 +45,19 @@ def write_planted(
     return Manifest(folder, frame)
 
 
-def relabelled(manifest: Manifest, **columns: object) -> Manifest:
-    """Change columns of a manifest."""
-    return replace(manifest, frame=manifest.frame.assign(**columns))
+@pytest.fixture(scope="session")
+def make_planted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Manifest]:
+    """Write images into a fresh folder; see :func:`write_planted`."""
+
+    def make(images: int, **how: object) -> Manifest:
+        return write_planted(tmp_path_factory.mktemp("planted"), images, **how)
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def planted(make_planted: Callable[..., Manifest]) -> Manifest:
     """240 images, two classes, 60 groups, a third held out by group."""
-    manifest = write_planted(tmp_path_factory.mktemp("planted"), 240)
+    manifest = make_planted(240)
     split = ["test" if int(group[1:]) % 3 == 0 else "train" for group in manifest.frame["group"]]
-    return relabelled(manifest, split=split)
+    return replace(manifest, frame=manifest.frame.assign(split=split))

@@ -84,6 +84,17 @@ def test_no_group_is_on_two_sides(groups, seed, share):
     assert split.notes == ()
 
 
+def test_classes_get_their_share():
+    """With many groups validation holds about the asked share of every class."""
+    labels = ["rare" if index % 10 == 0 else "common" for index in range(400)]
+    manifest = table(labels, group=[f"g{index // 4}" for index in range(400)])
+
+    sets = read_labels(manifest, (), None).sets
+    rows = divided(manifest, share=0.25).rows["val"]
+
+    assert (sets[rows].sum(axis=0) / sets.sum(axis=0)).tolist() == pytest.approx([0.25, 0.25], abs=0.05)
+
+
 def test_tiles_of_one_image_stay_together():
     """Tiles without a group belong to their image."""
     frame = pd.DataFrame(

@@ -98,7 +98,7 @@ class GapTraining(pl.LightningModule):
         generator = torch.Generator().manual_seed(seed_of(options.seed, self.global_step, 2))
         images = normalise(augment(unit(pixels), options.augmentation, generator), self.task.preprocessing)
         loss = self._loss(self.network(images), sets)
-        self._refuse_divergence(loss, f"epoch {self.current_epoch}, batch {batch_idx}")
+        self._refuse_divergence(loss, f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}")
         self._train_losses.append(loss.detach())
         return loss
 
@@ -120,7 +120,9 @@ class GapTraining(pl.LightningModule):
             "val_accuracy": float(heldout.hits(*arrays, multilabel=self.task.multilabel).mean()),
             "val_auc": heldout.mean_auc(*arrays, multilabel=self.task.multilabel),
         }
-        self._refuse_divergence(torch.tensor(record["val_loss"]), f"epoch {self.current_epoch}, validation")
+        self._refuse_divergence(
+            torch.tensor(record["val_loss"]), f"epoch {self.current_epoch + 1}, validation"
+        )
         self._train_losses, self._validated = [], []
         if self._is_best(record):
             self.best_epoch = self.current_epoch
@@ -146,7 +148,7 @@ class GapTraining(pl.LightningModule):
         if not bool(torch.isfinite(loss)):
             raise ModelError(
                 "training diverged: the loss is not finite",
-                found=f"{float(loss)} at {when}",
+                found=f"{float(loss.detach())} at {when}",
                 remedy=f"lower --learning-rate (now {self.task.options.learning_rate:g})",
             )
 
