@@ -83,8 +83,8 @@ class TestHelp:
         """The flags that the documentation promises are there."""
         _, said, _ = wsss("audit", "--help")
         flags = (
-            "manifest layers classes preprocess out run-file only-plugins no-plugin controls device "
-            "batch-size seed max-images store-activations trust-code strict dry-run no-progress model weights images"
+            "manifest layers classes preprocess out run-file only-plugins no-plugin controls device seed "
+            "batch-size max-images store-activations trust-code strict dry-run no-progress model weights"
         )
         assert not [flag for flag in flags.split() if f"--{flag}" not in said]
 
