@@ -30,7 +30,8 @@ def display(text: str) -> str:
     >>> display("a\udcff\nb\u202e")
     'a\\xff\\nb\\u202e'
     """
-    plain = "".join(_shown(character) for character in text)
+    harmless = text.isascii() and text.isprintable()
+    plain = text if harmless else "".join(_shown(character) for character in text)
     half = _LONGEST // 2
     return plain if len(plain) <= _LONGEST else f"{plain[:half]}…{plain[-half:]}"
 
