@@ -14,11 +14,12 @@ NOTE_FILE = HERE / "demo.toml"
 def commands(folder: Path) -> list[list[str]]:
     """The commands of the demo, in order, without the program's name."""
     labels = "stained:foreground>=0.15,unstained:foreground<=0.05"
-    train, audit, model = f"{folder / 'train'}", f"{folder / 'audit'}", f"{folder / 'model'}"
+    train, audit, model = f"{folder / 'train'}", f"{folder / 'audit'}", f"{folder / 'stain-gap'}"
     network = "16,16,P,32,32,P,64,64"
     return [
         f"manifest {train} --out {train}.csv --tile 32 --stride 8 --label-from-mask {labels}".split(),
-        f"manifest {audit} --out {audit}.csv --tile 64 --stride 32 --label-from-mask {labels}".split(),
+        f"manifest {audit} --out {audit}.csv --tile 64 --stride 32 --label-from-mask {labels}".split()
+        + ["--split", "test=1"],
         f"train gap --manifest {train}.csv --out {model} --backbone {network} --epochs 8".split()
         + "--learning-rate 0.003 --no-progress".split(),
         ["audit", "--model", model, "--manifest", f"{audit}.csv", "--preprocess", "size=64"]
@@ -28,7 +29,7 @@ def commands(folder: Path) -> list[list[str]]:
 
 def main(folder: Path, report: Path) -> None:
     """Run the demo from scratch and copy its report."""
-    for old in ("model", "run", "run.partial"):
+    for old in ("stain-gap", "run", "run.partial"):
         shutil.rmtree(folder / old, ignore_errors=True)
     for arguments in commands(folder):
         print("$ wsss-probe", " ".join(arguments), flush=True)

@@ -923,3 +923,17 @@ class TestReal:
 
 
 LUAD = MaskSpec((("tumour", (0,)), ("stroma", (1,)), ("normal", (2,))), ignore=(3,))
+
+
+class TestOwnPreprocessing:
+    OWN = Preprocessing(size=(32, 32), mean=(0.7, 0.5, 0.6), std=(0.2, 0.3, 0.2))
+
+    def test_pairs_change_what_the_network_brings(self):
+        """A size alone keeps the network's own mean and standard deviation."""
+        changed = Preprocessing.parse("size=64", self.OWN)
+
+        assert (changed.size, changed.mean, changed.std) == ((64, 64), self.OWN.mean, self.OWN.std)
+
+    def test_a_name_starts_anew(self):
+        """A name replaces everything that the network brings."""
+        assert Preprocessing.parse("imagenet", self.OWN) == Preprocessing.parse("imagenet")

@@ -252,7 +252,6 @@ def load_network(
     request = ModelRequest(
         model=module if module is not None else options.model,
         weights=options.weights or None,
-        preprocess=Preprocessing.parse(options.preprocess) if options.preprocess else None,
         classes=options.classes,
         arguments=options.model_arguments,
         trust_code=trust_code,
@@ -260,6 +259,9 @@ def load_network(
     )
     sources = {offered.item.name: offered.item for offered in host.collect_model_sources()}
     model = load_model(request, sources)
+    if options.preprocess:
+        asked = Preprocessing.parse(options.preprocess, model.preprocessing)
+        model = replace(model, preprocessing=asked)
     if files and model.preprocessing is None:
         msg = f"nothing says how images are prepared for '{model.name}'"
         raise ModelError(

@@ -75,7 +75,7 @@ class Preprocessing:
         _check(self)
 
     @classmethod
-    def parse(cls, text_or_path: str | Path) -> Preprocessing:
+    def parse(cls, text_or_path: str | Path, own: Preprocessing | None = None) -> Preprocessing:
         """Read a name, a TOML or JSON file, or ``key=value`` pairs that may follow a name.
 
         ``size`` without ``resize`` means: resize straight to that size. ``order=bgr`` after a name
@@ -85,6 +85,9 @@ class Preprocessing:
         ----------
         text_or_path : str or Path
             ``imagenet``, ``imagenet size=96 mean=.7,.54,.69``, ``size=224x160 order=bgr``, ``p.toml``.
+        own : Preprocessing, optional
+            What the network brings: pairs without a name change that, so that ``size=64`` keeps its
+            mean and std. Without it they start from ``unit``.
 
         Returns
         -------
@@ -98,7 +101,7 @@ class Preprocessing:
         if isinstance(text_or_path, Path) or text_or_path.strip().endswith((".toml", ".json")):
             path = Path(text_or_path) if isinstance(text_or_path, Path) else Path(text_or_path.strip())
             return cls.from_dict(_read(path))
-        return _from_settings(_pairs(text_or_path))
+        return _from_settings(_pairs(text_or_path), own)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON and TOML can hold them, None as None."""
@@ -154,13 +157,13 @@ def _read(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _from_settings(settings: Mapping[str, Any]) -> Preprocessing:
+def _from_settings(settings: Mapping[str, Any], own: Preprocessing | None = None) -> Preprocessing:
     for key in settings:
         if key not in (*_KEYS, "base"):
             remedy = f"did you mean {nearest(key, _KEYS)}?"
             raise UsageError("unknown key in preprocessing", found=key, remedy=remedy)
     given = {key: _READERS[key](key, value) for key, value in settings.items() if key != "base"}
-    start = _named(settings["base"]) if "base" in settings else Preprocessing()
+    start = _named(settings["base"]) if "base" in settings else own or Preprocessing()
     return replace(start, **_completed(start, given))
 
 
