@@ -13,7 +13,7 @@ from torch import nn
 from wsss_probe.certificate import fingerprint
 from wsss_probe.errors import ModelError
 from wsss_probe.layers import describe_layers
-from wsss_probe.taps import Gradients, PassOptions, Resumer, evaluating, find_module, run_pass
+from wsss_probe.taps import PassOptions, Resumer, evaluating, find_module, run_pass
 from wsss_probe.testing import models
 from wsss_probe.zoo import ensure_torchvision
 
@@ -325,18 +325,6 @@ def test_each_target_may_have_its_own_layers(images):
 
     assert set(captured.gradients) == {("stem", 0), ("block", 1), ("stem", 1)}
     torch.testing.assert_close(captured.gradients["stem", 1], alone.gradients["stem", 1])
-
-
-def test_gradients_may_be_given_without_options(images):
-    """``gradients=`` is the same as options with only gradients."""
-    module = models.branched()
-    layer = layer_of(module, "block", images)
-    wanted, index = {0: ["block"]}, {0: torch.zeros(3, dtype=torch.int64)}
-
-    short = run_pass(module, images, [layer], gradients=Gradients(wanted, index))
-
-    full = run_pass(module, images, [layer], PassOptions(wanted, index))
-    assert torch.equal(short.gradients["block", 0], full.gradients["block", 0])
 
 
 def test_an_image_without_target_has_no_gradient(images):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -28,7 +28,6 @@ from wsss_probe.resume import Resumer
 
 __all__ = [
     "Captured",
-    "Gradients",
     "PassOptions",
     "Resumer",
     "Targets",
@@ -71,22 +70,6 @@ class PassOptions:
         return frozenset(name for names in self.gradients.values() for name in names)
 
 
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """The part of :class:`PassOptions` about gradients, for a caller that wants nothing else.
-
-    Parameters
-    ----------
-    layers : mapping of Target to sequence of str
-        As ``PassOptions.gradients``.
-    targets : mapping of Target to Tensor, or callable
-        As ``PassOptions.targets``.
-    """
-
-    layers: Mapping[Target, Sequence[str]]
-    targets: Targets
-
-
 _LOGITS_ONLY = PassOptions()
 
 
@@ -117,8 +100,6 @@ def run_pass(
     images: Tensor,
     layers: Sequence[LayerInfo],
     options: PassOptions = _LOGITS_ONLY,
-    *,
-    gradients: Gradients | None = None,
 ) -> Captured:
     """Run the network once; keep the outputs of layers and, if asked, gradients of logits there.
 
@@ -137,8 +118,6 @@ def run_pass(
         more than once means its last call.
     options : PassOptions
         By default logits and no gradients.
-    gradients : Gradients, optional
-        Takes the place of ``options.gradients`` and ``options.targets``.
 
     Returns
     -------
@@ -150,8 +129,6 @@ def run_pass(
         For a layer that is unknown, never runs, gives no single tensor, is overwritten in place
         although ``LayerInfo.inplace`` is false, or on which the logits do not depend.
     """
-    if gradients is not None:
-        options = replace(options, gradients=gradients.layers, targets=gradients.targets)
     graph = options.graph
     if not layers and not graph and not options.logits:
         return Captured(None, {}, {})
