@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Callable
@@ -11,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from wsss_probe.contracts import DefinitionCard, Figure, Finding, Gallery, Picture, Section, Table
 from wsss_probe.errors import CorruptRunError, UsageError
 from wsss_probe.report import Document, dumps, loads, render, write
+from wsss_probe.report.budget import Step, degrade
 from wsss_probe.report.document import encode
 from wsss_probe.report.sections import QUESTIONS
 
@@ -155,6 +159,23 @@ def test_rows_that_were_dropped_are_counted() -> None:
     found = re.search(r"(\d+) of 30 rows are shown", page)
     assert found is not None
     assert page.count('class="row-title"') == int(found[1]) < 30
+
+
+def test_pictures_stay_with_their_labels_when_rows_go(section_of: Callable[..., Document]) -> None:
+    """After rows of a first gallery are dropped, pictures of a second one are still their own."""
+
+    def gallery(levels: range) -> Gallery:
+        pictures = [(f"{v}", (Picture(np.full((8, 8, 3), v, np.uint8), f"{v}"),)) for v in levels]
+        return Gallery(tuple(pictures), "c")
+
+    step = Step(side=8, quality=90, rows=2, points=10, csv=10)
+    small = degrade(encode(section_of(gallery(range(5)), gallery(range(100, 105)))), step, 1)
+    shown = [row.pictures[0] for block in small.sections[0].blocks for row in block.rows]
+    assert [picture.label for picture in shown] == ["0", "1", "100", "101"]
+    assert len(small.album) == 4
+    for picture in shown:
+        image = Image.open(io.BytesIO(base64.b64decode(small.album[picture.base].partition(",")[2])))
+        assert abs(np.asarray(image).mean() - int(picture.label)) < 3
 
 
 def test_a_report_within_its_budget_is_complete() -> None:

@@ -15,7 +15,7 @@ DATES = ["2026-01-01", "1e5", "same", "same"]
 
 def plots() -> dict[str, dict]:
     """One figure of each kind."""
-    values, ends = [0.1, 0.2, 0.3, np.nan], [(0.0, 0.2), (0.1, 0.3), None, None]
+    values, ends = [0.1, 0.2, 0.3, np.nan], [(0.05, 0.2), (0.1, 0.5), None, None]
     return {
         "interval": figures.interval_plot(
             DATES, values, ends, axis="F1", control=figures.ControlRange(0, 0.2)
@@ -39,8 +39,8 @@ def test_plotly_accepts_every_figure(kind: str) -> None:
 def test_intervals_are_distances_from_the_estimate() -> None:
     """Upper and lower arms are taken from the estimate, missing ones are not drawn."""
     arms = plots()["interval"]["data"][0]["error_x"]
-    np.testing.assert_allclose(arms["array"], [0.1, 0.1, np.nan, np.nan])
-    np.testing.assert_allclose(arms["arrayminus"], [0.1, 0.1, np.nan, np.nan])
+    np.testing.assert_allclose(arms["array"], [0.1, 0.3, np.nan, np.nan])
+    np.testing.assert_allclose(arms["arrayminus"], [0.05, 0.1, np.nan, np.nan])
 
 
 def test_the_control_is_a_band_with_its_name() -> None:
