@@ -188,6 +188,15 @@ class TestCard:
         assert model.preprocessing == trained.preprocessing
         assert not model.multilabel
 
+    def test_a_card_of_native_scale_keeps_the_size_of_images(self, planted, tmp_path):
+        """With native scale the card has no size, and colours are measured as without."""
+        trained = fit_gap(planted, replace(QUICK, epochs=1, native_scale=True), tmp_path / "out")
+
+        preprocessing = load_model(ModelRequest(tmp_path / "out"), SOURCES).preprocessing
+        assert preprocessing == trained.preprocessing
+        assert preprocessing.size is None
+        assert preprocessing.mean != (0.0, 0.0, 0.0)
+
     def test_metrics_are_those_of_the_card(self, planted, trained):
         """Accuracy recomputed image by image through the host equals the recorded one."""
         model = load_model(ModelRequest(trained.folder), SOURCES)
@@ -293,6 +302,7 @@ class TestBadInput:
             ({"batch_size": 1}, "batch size is out of range"),
             ({"learning_rate": float("nan")}, "learning rate is out of range"),
             ({"validation": 1.0}, "validation share is out of range"),
+            ({"native_scale": True, "size": 9}, "native scale contradicts a size"),
             ({"keep": "best"}, "keep unknown; found: 'best'"),
             ({"class_weights": "balance"}, "class weights unknown.*nearest: balanced"),
         ],

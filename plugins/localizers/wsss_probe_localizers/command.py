@@ -31,6 +31,9 @@ _Preprocess = Annotated[
     str | None, _flag(DATA, "As in audit; default: image or tile size, colours measured in training.")
 ]
 _Size = Annotated[int | None, _flag(DATA, "Resize images to this side, in pixels.")]
+_NativeScale = Annotated[
+    bool, _flag(DATA, "An audit then keeps the size of its images, at this scale.", "--native-scale")
+]
 _Validation = Annotated[float, _flag(DATA, "Share of the groups set aside where no row has split val.")]
 _Backbone = Annotated[
     str, _flag(NETWORK, "vgg, vgg16, a layout (16,16,P,32), torchvision/<name> or timm/<name>.")
@@ -61,6 +64,7 @@ def train_gap(
     multilabel: _Multilabel = None,
     preprocess: _Preprocess = None,
     size: _Size = None,
+    native_scale: _NativeScale = False,
     validation: _Validation = 0.2,
     backbone: _Backbone = "vgg",
     width: _Width = 1.0,

@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -134,8 +134,18 @@ def fit_gap(
             module = _train(network, data, options, place, on_epoch)
         training = _record(module, manifest, data, options)
         training = {"plan": plan, **training, "seconds": round(time.perf_counter() - started, 2)}
-        _write(place, network, arguments, data, training)
-    return Trained(Path(out), network, labels.classes, loaded.preprocessing, training)
+        told = replace(loaded.preprocessing, size=None) if options.native_scale else loaded.preprocessing
+        card = ModelCard(
+            source=_SOURCE,
+            arguments={**arguments, "channels": told.channels},
+            classes=labels.classes,
+            multilabel=labels.multilabel,
+            preprocessing=told,
+            training=training,
+        )
+        write_card(place.partial, card, network)
+        place.finish()
+    return Trained(Path(out), network, labels.classes, told, training)
 
 
 def _check_device(device: str) -> None:
@@ -251,22 +261,6 @@ def _record(module: GapTraining, manifest: Manifest, data: _Data, options: GapOp
 def _json(record: EpochRecord) -> dict[str, float | None]:
     """JSON has no NaN: an AUC that is not defined is None."""
     return {name: value if math.isfinite(value) else None for name, value in record.items()}
-
-
-def _write(
-    place: Workplace, network: GapNet, arguments: dict[str, Any], data: _Data, training: dict[str, Any]
-) -> None:
-    """Write weights and card, then give the folder its name."""
-    card = ModelCard(
-        source=_SOURCE,
-        arguments={**arguments, "channels": data.loaded.preprocessing.channels},
-        classes=data.labels.classes,
-        multilabel=data.labels.multilabel,
-        preprocessing=data.loaded.preprocessing,
-        training=training,
-    )
-    write_card(place.partial, card, network)
-    place.finish()
 
 
 def _finished(folder: Path) -> Trained:

@@ -50,6 +50,9 @@ class GapOptions:
         and standard deviation of the training images.
     size : int or None
         Side to which images are resized, where ``preprocessing`` is None.
+    native_scale : bool
+        Write a card without a size: an audit then takes images as large as they are, at the scale
+        of the training tiles, instead of resizing them to the size of a tile.
     validation : float
         Share of the training groups set aside where the manifest has no ``val`` rows.
     keep : "loss", "auc" or "last"
@@ -80,6 +83,7 @@ class GapOptions:
     augmentation: Augmentation = field(default_factory=Augmentation)
     preprocessing: Preprocessing | str | None = None
     size: int | None = None
+    native_scale: bool = False
     validation: float = 0.2
     keep: Literal["loss", "auc", "last"] = "loss"
     threads: int | None = None
@@ -96,6 +100,12 @@ class GapOptions:
         _above("seed", self.seed, 0)
         _above("size", 1 if self.size is None else self.size, 1)
         _above("threads", 1 if self.threads is None else self.threads, 1)
+        if self.native_scale and (self.size is not None or self.preprocessing is not None):
+            raise UsageError(
+                "native scale contradicts a size",
+                found="native scale beside a size or a preprocessing",
+                remedy="drop one of them",
+            )
         _positive("learning rate", self.learning_rate)
         if not 0 < self.validation < 1:
             raise UsageError(
