@@ -211,7 +211,6 @@ def _unbinnable(ends: _Ends, width: Tensor, magnitude: Tensor) -> Tensor:
     if bool(narrow.any()):
         index = torch.arange(BINS + 1, dtype=ends.low.dtype, device=ends.low.device)[:, None]
         edges = _edge(index, _Ends(ends.low[narrow], ends.high[narrow]))
-        edges[-1] = ends.high[narrow]
         narrow[narrow.clone()] = (edges[1:] <= edges[:-1]).any(0)
     return narrow
 
