@@ -173,6 +173,13 @@ class TestExplainerSuiteCatches:
         """Each way to break the contract fails the test that is named for it."""
         assert failing(ExplainerSuite, caught, explainer=broken_explainer(change)) == {caught}
 
+    def test_a_seed_that_happens_to_be_set_already(self):
+        """Setting the global seed is caught although the state was just that before."""
+        caught = "test_leaves_everything_as_it_is"
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(0)
+            assert failing(ExplainerSuite, caught, explainer=broken_explainer(seed)) == {caught}
+
     def test_an_explainer_that_refuses_half_precision(self):
         """A clear refusal of half precision is allowed."""
 
