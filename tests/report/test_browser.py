@@ -125,6 +125,16 @@ def test_the_report_runs_in_silence(report: Path, visit: Callable[..., Visit]) -
     assert opened.page.locator("[role=img] .plot").count() == 0
 
 
+def test_no_button_sends_a_figure_away(shared: Any) -> None:
+    """Every plot offers exactly the buttons named by us, none of which shares its data with a server."""
+    titles = "(plot) => [...plot.querySelectorAll('.modebar-btn')].map((button) => button.dataset.title)"
+    wanted = ["Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"]
+    plots = shared.locator(".plot").all()
+    assert [plot.evaluate(titles) for plot in plots] == [wanted] * 5
+    context = "(plot) => [plot._context.showSendToCloud, plot._context.plotlyServerURL]"
+    assert [plot.evaluate(context) for plot in plots] == [[False, ""]] * 5
+
+
 def test_the_theme_follows_system_and_button(report: Path, visit: Callable[..., Visit]) -> None:
     """Page and plots are dark in a dark system; the button turns both light."""
     opened = visit(report, color_scheme="dark")

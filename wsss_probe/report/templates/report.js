@@ -38,9 +38,12 @@
   }
 
   // -- plots ----------------------------------------------------------------------------------
+  // Buttons are named one by one: plotly's own choice includes one that sends the figure's data to
+  // a server in a new window, which no Content-Security-Policy prevents.
   const CONFIG = {
     displaylogo: false, responsive: true, scrollZoom: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    showSendToCloud: false, plotlyServerURL: "",
+    modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg", filename: "figure" },
   };
   const holders = all(".plot");
