@@ -38,6 +38,7 @@ def test_a_planted_channel_is_found(made):
     assert "above all 3 controls" in finding.statement
     assert "no p below 0.25" in finding.statement
     assert finding.n == 20
+    assert finding.name == "best-channel/gland@conv"  # unique among the layers of a run
 
 
 def test_noise_hides_the_planted_channel(made):

@@ -50,8 +50,8 @@ class ChannelF1(Probe):
         Set by :meth:`split`; empty stands for every audited layer with maps.
     resolution : str
         ``layer`` (default): mask to the layer's grid by majority, map thresholded as it is. It
-        costs one sort per map, about 1/1000 of thresholding at image size, so the screen can follow
-        the survey. ``mask``: map to the mask's grid bilinearly, then Otsu; the finer number, for
+        costs one sort per map, about 1/100 of thresholding a 7x7 layer at 224x224, so the screen can
+        follow the survey. ``mask``: map to the mask's grid bilinearly, then Otsu; the finer number, for
         few layers. ``NxN``: both to that grid, map before Otsu.
     strong : float
         A per-image F1 strictly above it counts as strong.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
-from wsss_probe.statistics import group_bootstrap
 
+from wsss_probe.statistics import group_bootstrap
 from wsss_probe_channels.selection import eligible, mean_defined
 
 if TYPE_CHECKING:

@@ -87,7 +87,7 @@ def best_channel_finding(evidence: Evidence) -> Finding:
     -------
     Finding
     """
-    name = f"best-channel/{evidence.mask_class}"
+    name = f"best-channel/{evidence.mask_class}@{evidence.layer}"
     if evidence.best.channel < 0:
         statement = (
             f"{_subject(evidence)}: not estimable, since no channel is defined on enough images "
