@@ -819,22 +819,21 @@ class TestManifestSource:
 
 class TestTensorSource:
     def test_images_come_as_given(self):
-        """The tensor is untouched; the view shows it from black to white."""
+        """The tensor is untouched; its picture shows it from black to white."""
         images = torch.randn(3, 3, 5, 6)
         source = TensorSource(images)
         sample = source.read(2)
 
         assert len(source) == 3
         assert torch.equal(sample.tensor, images[2])
-        assert sample.view.shape == (5, 6, 3)
-        assert (sample.view.min(), sample.view.max()) == (0, 255)
+        shown = source.picture(2)
+        assert shown.shape == (5, 6, 3)
+        assert (shown.min(), shown.max()) == (0, 255)
 
     @pytest.mark.parametrize("channels", [1, 2, 3, 7])
     def test_any_number_of_channels_is_shown(self, channels):
-        """The view has three channels, whatever the network takes; a flat image is black."""
-        assert (
-            TensorSource(torch.ones(1, channels, 4, 4)).read(0).view.tolist() == np.zeros((4, 4, 3)).tolist()
-        )
+        """The picture has three channels, whatever the network takes; a flat image is black."""
+        assert TensorSource(torch.ones(1, channels, 4, 4)).picture(0).tolist() == np.zeros((4, 4, 3)).tolist()
 
     def test_masks_are_positions(self):
         """Masks pass through, and their classes have names."""

@@ -23,7 +23,7 @@ from wsss_probe.survey import Task, run_stage
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Forecast", "audit", "forecast", "prepared_audit", "record", "run_folder"]
+__all__ = ["Forecast", "audit", "forecast", "prepared_audit", "record", "run_folder", "survey_task"]
 
 Images = str | Path | Tensor | Source
 
@@ -140,6 +140,9 @@ class _Part:
     def read(self, index: int) -> Sample:
         return replace(self.source.read(self.chosen[index]), index=index)
 
+    def picture(self, index: int) -> np.ndarray | None:
+        return self.source.picture(self.chosen[index])
+
 
 def forecast(prepared: Prepared) -> Forecast:
     """Run the survey on a few images in memory, and scale up.
@@ -168,6 +171,11 @@ def forecast(prepared: Prepared) -> Forecast:
     return Forecast(
         total, networks, seconds * scale * networks, int(store.bytes_stored() * scale * networks), len(part)
     )
+
+
+def survey_task(prepared: Prepared, store: Store) -> Task:
+    """Describe the first pass of a prepared audit over all its images, into a store of one's own."""
+    return _task(prepared, prepared.subject.source, store, prepared.labels)
 
 
 def _task(prepared: Prepared, source: Source, store: Store, labels: np.ndarray) -> Task:
@@ -250,7 +258,7 @@ def record(
     source = subject.source
     store = Store(folder, len(source), prepared.plan.execution.shard, prepared.plan.id)
     store.write_coordinate("image", np.arange(len(source)))
-    run_stage(_task(prepared, source, store, prepared.labels))
+    run_stage(survey_task(prepared, store))
     return store.tree()
 
 

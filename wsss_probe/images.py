@@ -182,11 +182,11 @@ class Sample:
     index : int
         Row of the manifest.
     view : ndarray of uint8, (row, column, 3), or None
-        What the network sees, for display; None when unreadable.
+        What the network sees, for display; None when unreadable, or for images in memory.
     tensor : Tensor of float32, (channel, row, column), or None
         Network input; None when unreadable.
     mask : ndarray of int64, (row, column), or None
-        Positions of mask classes on the grid of ``view``; -1 ignored, -2 background.
+        Positions of mask classes on the input grid; -1 ignored, -2 background.
     error : str
         Why the image cannot be used; empty when it can.
     notes : tuple of str
@@ -212,6 +212,9 @@ class Source(Protocol):
 
     def read(self, index: int) -> Sample:
         """Read one image; a bad one gives a sample with its ``error``, never an exception."""
+
+    def picture(self, index: int) -> NDArray[np.uint8] | None:
+        """Show one image as the network sees it, (row, column, 3); None if it cannot be read."""
 
 
 @final
@@ -276,6 +279,10 @@ class ManifestSource:
         mask, mask_error = self._mask(index, _shape(decoded.pixels))
         tensor = network_input(seen, self.preprocessing)
         return Sample(index, seen, tensor, mask, "", decoded.notes, mask_error)
+
+    def picture(self, index: int) -> NDArray[np.uint8] | None:
+        """Show one image as the network sees it, (row, column, 3); None if it cannot be read."""
+        return self.read(index).view
 
     def _pixels(self, index: int) -> tuple[Decoded, NDArray[np.uint8]]:
         """Whole image, and its tile where the manifest has tiles."""
@@ -367,7 +374,13 @@ class TensorSource:
         if not bool(tensor.isfinite().all()):
             return Sample(index, error="image holds NaN or infinite values")
         mask = None if self._positions is None else self._positions[index]
-        return Sample(index, _rendering(tensor), tensor, mask)
+        # No view: a survey does not look at pictures, and rendering costs more than reading
+        return Sample(index, None, tensor, mask)
+
+    def picture(self, index: int) -> NDArray[np.uint8] | None:
+        """Show one image from its darkest to its brightest value, (row, column, 3)."""
+        sample = self.read(index)
+        return None if sample.tensor is None else _rendering(sample.tensor)
 
 
 def _require_row(index: int, length: int) -> None:

@@ -101,7 +101,7 @@ class AuditedRun:
 
     def picture(self, index: int) -> np.ndarray | None:
         """The network's view of an image, uint8 (row, column, 3)."""
-        return self.source.read(index).view
+        return self.source.picture(index)
 
     def mask(self, index: int) -> np.ndarray | None:
         """The mask of an image on the input grid."""
