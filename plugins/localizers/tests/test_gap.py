@@ -112,8 +112,27 @@ class TestResume:
         for key in ("history", "metrics", "plan", "best_epoch"):
             assert resumed.training[key] == trained.training[key]
 
+    def test_the_best_epoch_survives_an_interruption(self, make_planted, tmp_path):
+        """With labels that say nothing the first epochs are best: they are kept, also by a resume."""
+        manifest = make_planted(80, shuffled=True, seed=6)
+        options = replace(QUICK, epochs=8)
+
+        def stop(record):
+            if record["epoch"] == 6:
+                raise KeyboardInterrupt
+
+        whole = fit_gap(manifest, options, tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            fit_gap(manifest, options, tmp_path / "parts", on_epoch=stop)
+        resumed = fit_gap(manifest, replace(options, resume=True), tmp_path / "parts")
+        last = fit_gap(manifest, replace(options, keep="last"), tmp_path / "last")
+
+        assert whole.training["best_epoch"] == resumed.training["best_epoch"] < 6
+        assert bits(resumed) == bits(whole) != bits(last)
+        assert last.training["best_epoch"] == 7
+
     def test_ctrl_c_leaves_the_handler(self, planted, tmp_path):
-        """Lightning ignores SIGINT after an interruption; the handler found is put back."""
+        """Lightning ignores SIGINT while it stops; afterwards the handler is the one of before."""
         handler = signal.getsignal(signal.SIGINT)
 
         def stop(record):

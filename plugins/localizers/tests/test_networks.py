@@ -84,6 +84,15 @@ def test_the_host_proves_the_head(backbone):
     assert head.weight.shape == (3, network.classifier.in_features)
 
 
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_bn"])
+def test_torchvision_vgg_has_no_last_pool(name):
+    """Torchvision's VGG ends with its last ReLU, at a stride of 16."""
+    features = backbone_features(f"torchvision/{name}")
+
+    assert isinstance(list(features.children())[-1], torch.nn.ReLU)
+    assert sum(isinstance(part, torch.nn.MaxPool2d) for part in features) == 4
+
+
 def test_vgg16_keeps_a_stride_of_16():
     """The VGG-16 preset has no fifth pool: 64 pixels become 4 cells of 512 channels."""
     features = vgg_features("vgg16", width=1 / 64)

@@ -1,9 +1,8 @@
-"""A training leaves the process as it found it: random states, threads, switches, log levels, signals."""
+"""A training leaves the process as it found it: random states, threads, switches, log levels."""
 
 from __future__ import annotations
 
 import logging
-import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,15 +49,10 @@ def left_as_found(threads: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn Lightning's ``sys.exit(1)`` after Ctrl-C back into the KeyboardInterrupt it was.
-
-    Lightning also leaves SIGINT ignored; the handler found is put back.
-    """
-    handler = signal.getsignal(signal.SIGINT)
+    """Turn Lightning's ``sys.exit(1)`` after Ctrl-C back into the KeyboardInterrupt it was."""
     try:
         yield
     except SystemExit as stop:
-        signal.signal(signal.SIGINT, handler)
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from stop
         raise
