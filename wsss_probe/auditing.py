@@ -27,6 +27,7 @@ from wsss_probe.findings import (
     total,
     write_findings,
 )
+from wsss_probe.names import display
 from wsss_probe.performance import Performance, measure_performance, performance_finding
 from wsss_probe.plan import Plan, same_plan
 from wsss_probe.run import AuditedRun, ControlRun, read_record
@@ -259,6 +260,9 @@ def _mask_errors(lines: Sequence[LedgerLine]) -> dict[int, str]:
 def _images(prepared: Prepared, lines: Sequence[LedgerLine]) -> pd.DataFrame:
     frame = prepared.subject.manifest.frame.copy()
     frame["readable"] = ~frame.index.isin(list(_unreadable(lines)))
+    frame["name"] = [display(str(path)) for path in frame["image"]]
+    if prepared.subject.manifest.tiled:
+        frame["name"] += [f" at {x}, {y}" for x, y in zip(frame["x"], frame["y"], strict=True)]
     return frame
 
 

@@ -611,7 +611,11 @@ class Run(Protocol):
 
     @property
     def images(self) -> pd.DataFrame:
-        """The manifest, one row per image: image, label, mask, group, split, readable, covariates."""
+        """The manifest, one row per image: image, label, mask, group, split, covariates.
+
+        ``readable`` says whether it could be read; ``name`` is unique and fit for people, also for
+        tiles of one image.
+        """
 
     @property
     def groups(self) -> np.ndarray | None:

@@ -186,7 +186,7 @@ def _row(prepared: Prepared, run: AuditedRun, index: int) -> tuple[str, tuple[Pi
 def _image_title(run: AuditedRun, index: int) -> str:
     logits = run.logits.isel(image=index).values
     predicted = run.survey.classes[int(np.nanargmax(logits))] if np.isfinite(logits).any() else "–"
-    name = display(str(run.images["image"].iloc[index]))
+    name = run.images["name"].iloc[index]
     label = display(str(run.images["label"].iloc[index]))
     said = f", labelled {label}" if label else ""
     return f"{name}: predicted {display(predicted)}{said}"

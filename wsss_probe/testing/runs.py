@@ -66,6 +66,7 @@ class InMemoryRun:
         return pd.DataFrame(
             {
                 "image": [f"image{index}.png" for index in range(count)],
+                "name": [f"image{index}.png" for index in range(count)],
                 "label": [";".join(classes[own]) for own in self.scene.labels.numpy()],
                 "mask": [masks.format(index) for index in range(count)],
                 "group": [""] * count if self.groups is None else [str(group) for group in self.groups],

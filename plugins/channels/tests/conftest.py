@@ -119,7 +119,7 @@ class FakeRun:
 def make_run(maps, masks, classes=("gland",), *, probe=None, size=5, readable=None, **more):
     """Survey maps and masks and make a run of them."""
     names = [f"image {index}.png" for index in range(len(maps))]
-    images = pd.DataFrame({"image": names, "split": [""] * len(maps)})
+    images = pd.DataFrame({"image": names, "name": names, "split": [""] * len(maps)})
     tables = observed(maps, masks, classes, probe=probe, size=size, readable=readable)
     return FakeRun(tables, masks, maps, survey(maps.shape[1], classes), images, **more)
 

@@ -95,6 +95,16 @@ def _evidence(run: Run, seen: _Seen, position: int) -> Evidence:
         all_ones=float(mean_defined(baseline)),
         controls=[ControlScore(c.name, c.alive, c.best[position].score) for c in seen.controls],
         not_testable=run.not_testable,
+        intensity=_best_rule(seen, position),
+    )
+
+
+def _best_rule(seen: _Seen, position: int) -> tuple[str, float]:
+    """Choose a rule on the input alone as a channel is chosen, and score it on the same images."""
+    scores = seen.rows["intensity_f1"].values[..., position]
+    best = best_channel(scores, seen.rows["area"].values[:, position], seen.halves)
+    return (
+        ("", float("nan")) if best.channel < 0 else (str(seen.rows["rule"].values[best.channel]), best.score)
     )
 
 
@@ -117,9 +127,11 @@ def _best_table(evidence: Sequence[Evidence], table: xr.Dataset) -> xr.Dataset:
         "best_high": [float(item.interval.high) for item in evidence],
         "best_n": [int(np.isfinite(item.best.scored).sum()) for item in evidence],
         "best_all_ones_f1": [item.all_ones for item in evidence],
+        "best_intensity_f1": [item.intensity[1] for item in evidence],
+        "best_intensity_rule": np.array([item.intensity[0] for item in evidence], dtype=object),
     }
     return xr.Dataset(
-        {name: ("class", np.array(values)) for name, values in columns.items()},
+        {name: ("class", np.asarray(values)) for name, values in columns.items()},
         coords={"class": table["class"]},
     )
 

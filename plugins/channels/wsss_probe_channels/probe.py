@@ -20,6 +20,7 @@ from wsss_probe import Conclusion, Needs, Observation, Probe
 from wsss_probe.errors import UsageError
 from wsss_probe.overlap import coverage, f1, pooled
 from wsss_probe_channels.conclusion import conclude
+from wsss_probe_channels.intensity import intensity_f1, rule_names
 from wsss_probe_channels.screen import Resolution, Screen, screen
 from wsss_probe_channels.section import sections
 
@@ -104,15 +105,22 @@ class ChannelF1(Probe):
         -------
         Observation or None
             Rows ``f1`` (image, channel, class), ``threshold``, ``coverage``, ``degenerate`` (image,
-            channel) and ``area`` (image, class), the class's share of known pixels; partial ``tp, fp,
-            fn`` (channel, class) in pixels. None without masks.
+            channel), ``area`` (image, class), the class's share of known pixels, and ``intensity_f1``
+            (image, rule, class) of rules on the input alone; partial ``tp, fp, fn`` (channel, class)
+            in pixels. None without masks.
         """
         if batch.masks is None:
             return None
         classes = len(batch.mask_classes)
-        seen = screen(batch.activations[self.layer], batch.masks, classes, Resolution(self.resolution))
+        resolution = Resolution(self.resolution)
+        maps = batch.activations[self.layer]
+        seen = screen(maps, batch.masks, classes, resolution)
+        plain = intensity_f1(batch.images, seen.masks, classes, resolution.grid(maps, batch.masks))
         coords = {"class": np.array(batch.mask_classes, dtype=object)}
-        return Observation(_rows(seen, classes, coords), _partial(seen, batch.readable, coords))
+        rules = np.array(rule_names(batch.images.shape[1]), dtype=object)
+        rows = _rows(seen, classes, coords).assign_coords(rule=rules)
+        rows["intensity_f1"] = (("image", "rule", "class"), _array(plain))
+        return Observation(rows, _partial(seen, batch.readable, coords))
 
     def conclude(self, run: Run) -> Conclusion:
         """Rank the channels, choose the best on one half, score it on the other beside its controls."""

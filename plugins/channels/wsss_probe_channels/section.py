@@ -158,7 +158,13 @@ def _controls(summary: xr.Dataset, classes: Sequence[str]) -> Table:
         "f1": summary["best_all_ones_f1"].values,
         "note": "baseline",
     }
-    frames = [audited, pd.DataFrame(ones), *_control_frames(summary, classes)]
+    rule = {
+        "class": classes,
+        "network": [f"Otsu of the {name}" for name in summary["best_intensity_rule"].values],
+        "f1": summary["best_intensity_f1"].values,
+        "note": "baseline without a network, chosen and scored alike",
+    }
+    frames = [audited, pd.DataFrame(ones), pd.DataFrame(rule), *_control_frames(summary, classes)]
     caption = (
         f"Best channel per class, {summary.attrs['how']}; f1: mean F1 on the scoring images (n), low and "
         "high its 95 % interval over groups. Controls choose and score their own best channel alike."
@@ -196,7 +202,7 @@ def _gallery(probe: ChannelF1, summary: xr.Dataset, run: Run, position: int, nam
     rows = run.rows(probe.name)
     f1 = rows["f1"].isel({"channel": channels, "class": position}).values
     shown = _median_to_best(np.where(rows["area"].values[:, position] > 0, f1[:, 0], np.nan))
-    names = run.images["image"]
+    names = run.images["name"]
     strips = []
     for index in shown:
         scores = dict(zip(channels, f1[index], strict=True))

@@ -51,6 +51,9 @@ class Evidence:
         Of its mean F1 on the scoring half.
     all_ones : float
         Mean F1 of a mask of ones on the same images.
+    intensity : (str, float)
+        The rule on the input alone that was best on the choosing half, and its mean F1 on the
+        scoring half; NaN when not estimable.
     controls : sequence of ControlScore
         Dead ones among them; empty when no control was run.
     not_testable : str
@@ -65,6 +68,7 @@ class Evidence:
     all_ones: float
     controls: Sequence[ControlScore]
     not_testable: str = ""
+    intensity: tuple[str, float] = ("", float("nan"))
 
     @property
     def alive(self) -> list[ControlScore]:
@@ -75,9 +79,11 @@ class Evidence:
 def best_channel_finding(evidence: Evidence) -> Finding:
     """State how good the best channel is, and whether that is better than chance.
 
-    ``ok`` needs all of: at least one control is alive, the best channel's held-out mean F1 is above
-    the same number of every living control and above that of an all-ones mask, and the classifier
-    can be tested at all. With R controls such a comparison cannot give p below 1 / (R + 1).
+    ``ok`` needs all of: at least one control is alive; the whole interval of the best channel's
+    held-out mean F1 is above the same number of every living control; that number is above an
+    all-ones mask and above the best rule on the input's intensity; and the classifier can be tested
+    at all. With R controls such a comparison cannot give p below 1 / (R + 1), and the best of a few
+    networks that learned nothing is above the others now and then: hence the interval.
 
     Parameters
     ----------
@@ -96,20 +102,22 @@ def best_channel_finding(evidence: Evidence) -> Finding:
         return Finding(name, "notice", statement, n=0, unit="F1")
     better, against = _against_controls(evidence)
     above_ones = evidence.best.score > evidence.all_ones
+    above_rule = not evidence.best.score <= evidence.intensity[1]
     parts = [_score(evidence), against, _against_all_ones(evidence, above=above_ones)]
+    parts += _against_intensity(evidence, above=above_rule)
     if evidence.not_testable:
         parts.append(f"not testable here: {evidence.not_testable}")
     interval = evidence.interval
     return Finding(
         name,
-        "ok" if better and above_ones and not evidence.not_testable else "notice",
+        "ok" if better and above_ones and above_rule and not evidence.not_testable else "notice",
         "; ".join(parts) + ".",
         effect=evidence.best.score,
         interval=(float(interval.low), float(interval.high)),
         n=int(np.isfinite(evidence.best.scored).sum()),
         groups=interval.groups,
         unit="F1",
-        control=", ".join([*(control.name for control in evidence.alive), "all-ones mask"]),
+        control=", ".join([*(c.name for c in evidence.alive), "all-ones mask", "input intensity"]),
     )
 
 
@@ -141,8 +149,13 @@ def _against_controls(evidence: Evidence) -> tuple[bool, str]:
     spread = f"best channels of the controls {min(scores):.3f} to {max(scores):.3f}"
     left_out = f"; {len(dead)} degenerate and left out" if dead else ""
     limit = f"with {number} no p below {1 / (len(alive) + 1):.2g}"
-    if evidence.best.score > max(scores):
+    if float(evidence.interval.low) > max(scores):
         return True, f"above all {number} ({spread}{left_out}); {limit}"
+    if evidence.best.score > max(scores):
+        reach = (
+            "its interval reaches into their range" if np.isfinite(evidence.interval.low) else "no interval"
+        )
+        return False, f"above all {number} ({spread}{left_out}), but {reach}, so no verdict; {limit}"
     return (
         False,
         f"not above all {number} ({spread}{left_out}), so no better than a network that learned nothing",
@@ -153,3 +166,11 @@ def _against_all_ones(evidence: Evidence, *, above: bool) -> str:
     """Compare with the mask that takes no channel at all."""
     word = "lower" if above else "at least as high"
     return f"an all-ones mask scores {word} ({evidence.all_ones:.3f})"
+
+
+def _against_intensity(evidence: Evidence, *, above: bool) -> list[str]:
+    """Compare with the best rule on the input alone, where there is one."""
+    rule, score = evidence.intensity
+    if not np.isfinite(score):
+        return []
+    return [f"Otsu of the {rule} alone scores {'lower' if above else 'at least as high'} ({score:.3f})"]
