@@ -49,7 +49,7 @@ def check_head(backbone):
     """Recompute the logits of a network from its maps."""
     torch.manual_seed(0)
     network = build({"backbone": backbone, "classes": 3, "width": 1.0}).eval()
-    images = torch.rand(2, 3, 96, 96)
+    images = torch.rand(2, 3, 128, 128)
     with torch.no_grad():
         maps, logits = network.features(images), network(images)
     head = network.classifier

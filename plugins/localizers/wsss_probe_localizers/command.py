@@ -57,7 +57,7 @@ _Out = Annotated[Path, _flag(RUNNING, "Folder of the model; must not exist.")]
 
 
 def train_gap(
-    out: _Out,
+    *,
     manifest: _ManifestFile = None,
     images: _Images = None,
     classes: _Classes = "",
@@ -76,6 +76,7 @@ def train_gap(
     flips: _Flips = "both",
     jitter: _Jitter = "0,0,0,0",
     keep: _Keep = "loss",
+    out: _Out,
     seed: _Seed = 0,
     device: _Device = "cpu",
     threads: _Threads = None,
