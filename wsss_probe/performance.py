@@ -14,7 +14,7 @@ import numpy as np
 from wsss_probe.contracts import Finding
 from wsss_probe.statistics import Interval, auc, group_bootstrap
 
-__all__ = ["TESTABLE_AUC", "Performance", "measure_performance", "performance_finding"]
+__all__ = ["TESTABLE_AUC", "Performance", "measure_performance", "performance_finding", "top_right"]
 
 TESTABLE_AUC: Final = 0.7
 """The lower bound of the AUC must reach this before anything is concluded from a classifier."""
@@ -31,9 +31,9 @@ class Performance:
     Parameters
     ----------
     accuracy, auc : Interval or None
-        None without labels. ``auc`` is the mean over classes of one class against the others; NaN
-        where a class has no positive or no negative image. For several labels per image
-        ``accuracy`` is the share of images whose whole label set is right.
+        None without labels. ``auc`` is the mean, over the classes that have both positive and
+        negative images, of one class against the others; NaN where there is no such class. For
+        several labels per image ``accuracy`` is the share of images whose whole label set is right.
     held_out : str
         Which images: ``"split test"``, say, or that nothing is known about the split.
     labelled : int
@@ -69,8 +69,13 @@ def measure_performance(
     multilabel: bool,
     groups: np.ndarray | None,
     splits: np.ndarray,
+    labelled: np.ndarray | None = None,
 ) -> Performance:
     """Measure accuracy and AUC on the held-out part of the labelled images.
+
+    The score of a class is the log-odds of its softmax probability, since a softmax leaves the level
+    of an image's logits open; with one sigmoid per class (``multilabel``, or a single logit) that is
+    the logit itself.
 
     Parameters
     ----------
@@ -81,24 +86,29 @@ def measure_performance(
     multilabel : bool
     groups : ndarray or None, (image,)
     splits : ndarray of str, (image,)
+    labelled : ndarray of bool, (image,), optional
+        Where the label is known; by default where there is one. A network with a single logit needs
+        it, since an image without its only class has no label there.
 
     Returns
     -------
     Performance
     """
-    usable = np.isfinite(logits).all(axis=1) & labels.any(axis=1)
+    known = labels.any(axis=1) if labelled is None else labelled
+    usable = np.isfinite(logits).all(axis=1) & known
     part, held_out = _held_out(splits, usable)
     chosen = np.flatnonzero(part)
     if not len(chosen):
         return Performance(None, None, held_out, 0)
     logits, labels = logits[chosen].astype(np.float64), labels[chosen]
     own = None if groups is None else groups[chosen]
-    right = _correct(logits, labels, multilabel).astype(np.float64)
-    accuracy = group_bootstrap(right, own, resamples=_RESAMPLES)
+    exact = ((logits > 0) == labels).all(axis=1) if multilabel else top_right(logits, labels)
+    accuracy = group_bootstrap(exact.astype(np.float64), own, resamples=_RESAMPLES)
+    scores = logits if multilabel or logits.shape[1] == 1 else _log_odds(logits)
     ranked = group_bootstrap(
         np.arange(len(chosen), dtype=np.float64),
         own,
-        statistic=lambda drawn: _macro_auc(logits[drawn.astype(int)], labels[drawn.astype(int)]),
+        statistic=lambda drawn: _macro_auc(scores[drawn.astype(int)], labels[drawn.astype(int)]),
         resamples=_RESAMPLES,
     )
     return Performance(accuracy, ranked, held_out, len(chosen))
@@ -115,21 +125,46 @@ def _held_out(splits: np.ndarray, usable: np.ndarray) -> tuple[np.ndarray, str]:
     return usable, "all labelled images; whether they are held out is not known"
 
 
-def _correct(logits: np.ndarray, labels: np.ndarray, multilabel: bool) -> np.ndarray:
-    if multilabel:
-        exact: np.ndarray = ((logits > 0) == labels).all(axis=1)
-        return exact
+def top_right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether the class with the largest logit is a label; of a single logit, whether its sign is right.
+
+    Parameters
+    ----------
+    logits : ndarray, (image, class)
+    labels : ndarray of bool, (image, class)
+
+    Returns
+    -------
+    ndarray of bool, (image,)
+    """
+    if logits.shape[1] == 1:
+        signs: np.ndarray = (logits[:, 0] > 0) == labels[:, 0]
+        return signs
     right: np.ndarray = labels[np.arange(len(labels)), logits.argmax(axis=1)]
     return right
 
 
-def _macro_auc(logits: np.ndarray, labels: np.ndarray) -> float:
+def _log_odds(logits: np.ndarray) -> np.ndarray:
+    """``log p / (1 - p)`` of the softmax, (image, class): a logit less the log-sum-exp of the others.
+
+    Unlike the probability it never saturates, so confident images keep their order.
+    """
+    rows, best = np.arange(len(logits)), logits.argmax(axis=1)
+    top = logits.max(axis=1, keepdims=True)
+    shares = np.exp(logits - top)
+    others = shares.sum(axis=1, keepdims=True) - shares
+    others[rows, best] = 1  # a difference of nearly equal numbers, taken from the others below
+    odds: np.ndarray = logits - top - np.log(others)
+    rest = logits.copy()
+    rest[rows, best] = -np.inf
+    odds[rows, best] = top[:, 0] - np.logaddexp.reduce(rest, axis=1)
+    return odds
+
+
+def _macro_auc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes that have both kinds of images."""
-    if logits.shape[1] == 2:
-        # Two softmax outputs: the difference is the score, and one AUC says it all.
-        return float(auc(logits[:, 1] - logits[:, 0], labels[:, 1]))
-    present = [c for c in range(logits.shape[1]) if 0 < labels[:, c].sum() < len(labels)]
-    values = [float(auc(logits[:, c], labels[:, c])) for c in present]
+    present = [c for c in range(scores.shape[1]) if 0 < labels[:, c].sum() < len(labels)]
+    values = [auc(scores[:, c], labels[:, c]) for c in present]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -139,7 +174,7 @@ def performance_finding(performance: Performance) -> Finding:
         return Finding(
             "classifier",
             "notice",
-            "No labels were given, so how good the classifier is on these images is not known; "
+            "No readable image has a label, so how good the classifier is on these images is not known; "
             "a wrong preprocessing would not show.",
         )
     estimate, low, high = bounds(performance.auc)
