@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.errors import CorruptRunError, PlanError
-from wsss_probe.store import LedgerLine, Store, TableBlock, exclusive, open_tree, write_atomically
+from wsss_probe.store import LedgerLine, Store, TableBlock, exclusive, open_tree
 
 
 def line(shard=0, stage="0", plan_id="plan"):

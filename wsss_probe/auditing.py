@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.certificate import Certificate, certify
 from wsss_probe.contracts import Finding
 from wsss_probe.controls import make_control
@@ -32,7 +33,7 @@ from wsss_probe.performance import Performance, measure_performance, performance
 from wsss_probe.plan import Plan, same_plan
 from wsss_probe.run import AuditedRun, ControlRun, read_record
 from wsss_probe.schema import check_conclusion, check_sections
-from wsss_probe.store import LedgerLine, Store, exclusive, write_atomically
+from wsss_probe.store import LedgerLine, Store, exclusive
 from wsss_probe.survey import Task, run_stage, working_copy
 
 if TYPE_CHECKING:

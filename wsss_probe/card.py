@@ -7,7 +7,6 @@ code: a file that travels with weights must not decide what is executed. Its tex
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.checkpoint import read_checkpoint
 from wsss_probe.errors import CorruptRunError, ModelError, UnsafeInputError, UsageError
 from wsss_probe.preprocessing import Preprocessing
@@ -100,8 +100,9 @@ def write_card(folder: str | Path, card: ModelCard, module: nn.Module) -> ModelC
     except ModelError:
         partial.unlink()
         raise
+    partial.chmod(folder.stat().st_mode & 0o666)  # safetensors writes for the owner alone
     partial.replace(folder / _WEIGHTS)
-    _write_whole(folder / _CARD, _encode(card))
+    write_atomically(folder / _CARD, _encode(card))
     return card
 
 
@@ -126,15 +127,6 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read_card(folder: str | Path) -> ModelCard:

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Finding
-from wsss_probe.store import write_atomically
 
 if TYPE_CHECKING:
     from wsss_probe.certificate import Certificate

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Block, Finding, Gallery, Picture, Section, Table, Text
 from wsss_probe.names import display
 from wsss_probe.report import Document, dumps, loads, write
-from wsss_probe.store import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

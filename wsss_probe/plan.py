@@ -16,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.errors import CorruptRunError, PlanError
-from wsss_probe.store import write_atomically
 
 if TYPE_CHECKING:
     from wsss_probe.contracts import Target

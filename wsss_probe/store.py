@@ -11,8 +11,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,12 +22,13 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.errors import CorruptRunError, PlanError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["LedgerLine", "Store", "TableBlock", "exclusive", "open_tree", "write_atomically"]
+__all__ = ["LedgerLine", "Store", "TableBlock", "exclusive", "open_tree"]
 
 _CHUNK_BYTES = 1 << 20
 _CHUNK_IMAGES = 16
@@ -67,37 +66,6 @@ class LedgerLine:
     arrays: Mapping[str, str]
     counters: Mapping[str, int]
     unreadable: Mapping[str, str]
-
-
-def write_atomically(path: Path, data: str | bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
-
-    Parameters
-    ----------
-    path : Path
-    data : str or bytes
-        Text is written as UTF-8.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw = data.encode("utf-8") if isinstance(data, str) else data
-    handle, name = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """Read the process's umask; there is no call that only reads it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

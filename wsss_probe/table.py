@@ -7,12 +7,12 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any
 
+from wsss_probe.atomic import replacing
 from wsss_probe.errors import ManifestError, UnsafeInputError, UsageError
 from wsss_probe.names import display, nearest
 
@@ -263,9 +263,9 @@ def write_table(frame: pd.DataFrame, path: Path, sidecar: str | None = None) -> 
     if sidecar is not None:
         beside = path.with_suffix(".toml")
         _require_replaceable(beside)
-        with _replacing(beside) as stream:
+        with replacing(beside) as stream:
             stream.write(sidecar.encode())
-    with _replacing(path) as stream:
+    with replacing(path) as stream:
         writer(frame, stream)
 
 
@@ -280,20 +280,6 @@ def _require_replaceable(path: Path) -> None:
         found = ", ".join(sorted(tables - {"masks"}))
         remedy = "choose another name for the manifest"
         raise ManifestError(f"{display(path.name)} exists and holds other things", found=found, remedy=remedy)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write beside ``path`` and rename: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write_csv(frame: pd.DataFrame, stream: IO[bytes]) -> None:

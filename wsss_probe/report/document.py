@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from pydantic import TypeAdapter, ValidationError
 
+from wsss_probe.atomic import write_atomically
 from wsss_probe.errors import CorruptRunError, UsageError
 from wsss_probe.report.budget import positions_of
 from wsss_probe.report.encoded import EncodedDocument
@@ -114,12 +114,7 @@ def write(
     if not target.parent.is_dir():
         raise UsageError(f"report {target}", found="no such folder", remedy=f"create {target.parent}")
     page = render(document, budget_bytes=budget_bytes)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(page, encoding="utf-8", newline="\n")
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_atomically(target, page)
 
 
 def dumps(document: Document | EncodedDocument) -> str:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from skimage.filters import threshold_otsu
-
 from wsss_probe_channels.intensity import intensity_f1, rule_names
 
 

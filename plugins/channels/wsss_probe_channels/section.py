@@ -160,7 +160,7 @@ def _controls(summary: xr.Dataset, classes: Sequence[str]) -> Table:
     }
     rule = {
         "class": classes,
-        "network": [f"Otsu of the {name}" for name in summary["best_intensity_rule"].values],
+        "network": [f"Otsu of the {name or 'input'}" for name in summary["best_intensity_rule"].values],
         "f1": summary["best_intensity_f1"].values,
         "note": "baseline without a network, chosen and scored alike",
     }
