@@ -6,9 +6,9 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from wsss_probe.atomic import write_atomically
 from wsss_probe.certificate import Certificate, certify
 from wsss_probe.contracts import Finding
 from wsss_probe.controls import make_control
-from wsss_probe.errors import ExitCode, ProbeError
+from wsss_probe.errors import ExitCode, PlanError, ProbeError
 from wsss_probe.findings import (
     HOST,
     certificate_finding,
@@ -34,7 +34,7 @@ from wsss_probe.plan import Plan, same_plan
 from wsss_probe.run import AuditedRun, ControlRun, read_record
 from wsss_probe.schema import check_conclusion, check_sections
 from wsss_probe.store import LedgerLine, Store, exclusive
-from wsss_probe.survey import Task, run_stage, working_copy
+from wsss_probe.survey import Task, probe_path, run_stage, streams, working_copy
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class AuditOutcome:
     findings : tuple of (str, Finding)
         Plugin and finding.
     computed : int
-        Shards computed now; 0 when everything was there already.
+        Shards of the audited network in this run; 0 when the run was finished before.
     """
 
     folder: Path
@@ -75,21 +75,13 @@ class AuditOutcome:
     computed: int
 
 
-@dataclass
-class _Progress:
-    """Counts images over the audited network and its controls."""
-
-    advance: Advance
-    computed: int = 0
-
-
 @dataclass(frozen=True)
 class _Surveyed:
-    """One network after its passes."""
+    """One network after its passes; broken are the probes that did not see all images."""
 
     run: AuditedRun
     lines: tuple[LedgerLine, ...]
-    conclusions: Mapping[str, Conclusion] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
 
 
 def perform(prepared: Prepared, folder: Path, command: str, progress: Progress | None = None) -> AuditOutcome:
@@ -113,12 +105,14 @@ def perform(prepared: Prepared, folder: Path, command: str, progress: Progress |
     Raises
     ------
     PlanError
-        When ``folder`` holds another run, or another process writes it.
+        When ``folder`` holds another run or something else, or another process writes it.
     ProbeError
         With exit code 6 when too many images are unreadable; the quarantine list is written.
     """
+    folder = folder if folder.name.strip(".") else folder.resolve()
     if same_plan(prepared.plan, folder):
         return _already(folder)
+    _require_free(folder)
     partial = folder.with_name(folder.name + ".partial")
     same_plan(prepared.plan, partial)
     started = time.time()
@@ -128,6 +122,13 @@ def perform(prepared: Prepared, folder: Path, command: str, progress: Progress |
     (partial / "lock").unlink(missing_ok=True)
     partial.replace(folder)
     return replace(outcome, folder=folder)
+
+
+def _require_free(folder: Path) -> None:
+    """Find out now, and not after hours, that the finished run could not be put there."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        msg = f"'{folder}' exists and is no run"
+        raise PlanError(msg, wanted="a new or an empty folder", remedy="choose another --out")
 
 
 def _already(folder: Path) -> AuditOutcome:
@@ -146,55 +147,80 @@ def _perform_in(
     prepared: Prepared, folder: Path, asked: tuple[str, float], progress: Progress
 ) -> AuditOutcome:
     subject, plan = prepared.subject, prepared.plan
+    images = len(subject.source) * sum(_passes(prepared))
     (folder / "run.json").unlink(missing_ok=True)
-    with certify(subject.model.module, subject.examples.cpu()) as witness:
-        with progress("audited network", len(subject.source) * len(prepared.stages)) as advance:
+    with certify(subject.model.module, _beside(subject.model.module, subject.examples)) as witness:
+        with progress("audited network", images) as advance:
             audited = _survey(prepared, subject.working, folder, plan, advance)
         controls = []
         for name in plan.controls:
-            with progress(f"control {name}", len(subject.source) * len(prepared.stages)) as advance:
+            with progress(f"control {name}", images) as advance:
                 controls.append(_survey_control(prepared, folder, name, advance))
-        run, conclusions = _conclude(prepared, audited, tuple(controls))
+        performance = _performance(prepared, audited.run)
+        run, conclusions = _conclude(prepared, audited, tuple(controls), performance)
         sections = _sections(prepared, run)
-    findings = _findings(prepared, run, (audited, *controls), witness.certificate)
+    findings = _findings(prepared, run, (audited, *controls), witness.certificate, performance)
     findings += [(name, f) for name, c in conclusions for f in c.findings]
     return _finish(prepared, run, _Results(findings, sections, witness.certificate, audited.lines, asked))
+
+
+def _beside(module: nn.Module, images: Tensor) -> Tensor:
+    """Images on the device of a network, which may be another than that of the survey."""
+    return images.to(next((parameter.device for parameter in module.parameters()), "cpu"))
 
 
 # -- surveys -----------------------------------------------------------------------------------
 
 
+def _passes(prepared: Prepared) -> tuple[bool, ...]:
+    """Whether each stage passes over the images; probes that only conclude need no pass."""
+    return tuple(
+        number == 0 or any(streams(offered.item) for offered in probes)
+        for number, probes in enumerate(prepared.stages)
+    )
+
+
 def _survey(prepared: Prepared, module: nn.Module, folder: Path, plan: Plan, advance: Advance) -> _Surveyed:
     """Pass over the images once per stage; conclude in between what later stages read."""
-    subject = prepared.subject
-    store = Store(folder, len(subject.source), plan.execution.shard, plan.id)
+    store = Store(folder, len(prepared.subject.source), plan.execution.shard, plan.id)
     store.sweep()
     lines: list[LedgerLine] = []
     run = _opened(prepared, store, module)
-    for number, probes in enumerate(prepared.stages):
-        task = Task(
-            plan=plan,
-            module=module,
-            source=subject.source,
-            labels=prepared.labels,
-            survey=prepared.survey,
-            explainers=prepared.explainers,
-            probes=probes,
-            needs=prepared.needs,
-            store=store,
-            host=prepared.host,
-            stage=str(number),
-            tables=run.summaries,
-        )
-        lines += run_stage(task, advance)
+    for number, passes in enumerate(_passes(prepared)):
+        if passes:
+            lines += run_stage(_task(replace(prepared, plan=plan), run, number), advance)
         if number == 0:
             _record_images(prepared, store, lines)
             run = replace(run, images=_images(prepared, lines))
             _check_quarantine(prepared, folder, lines)
         if number + 1 < len(prepared.stages):
-            concluded = dict(_concluded(prepared, run, probes))
+            stage = prepared.stages[number]
+            concluded = dict(_concluded(prepared, run, stage, _broken(prepared)))
             run = replace(run, summaries={**run.summaries, **{n: c.summary for n, c in concluded.items()}})
-    return _Surveyed(run, tuple(lines))
+    return _Surveyed(run, tuple(lines), _broken(prepared))
+
+
+def _task(prepared: Prepared, run: AuditedRun, number: int) -> Task:
+    return Task(
+        plan=prepared.plan,
+        module=run.working,
+        source=prepared.subject.source,
+        labels=prepared.labels,
+        survey=prepared.survey,
+        explainers=prepared.explainers,
+        probes=prepared.stages[number],
+        needs=prepared.needs,
+        store=run.store,
+        host=prepared.host,
+        stage=str(number),
+        tables=run.summaries,
+    )
+
+
+def _broken(prepared: Prepared) -> frozenset[str]:
+    """Probes that failed on some batch, so that their tables do not cover all images."""
+    items = (offered for stage in prepared.stages for offered in stage)
+    return frozenset(o.item.name for o in items if prepared.host.disabled("observe", o))
 
 
 def _survey_control(prepared: Prepared, folder: Path, name: str, advance: Advance) -> _Surveyed:
@@ -315,35 +341,30 @@ def _check_quarantine(prepared: Prepared, folder: Path, lines: Sequence[LedgerLi
 
 
 def _concluded(
-    prepared: Prepared, run: AuditedRun, probes: Sequence[Offered[Probe]]
+    prepared: Prepared, run: AuditedRun, probes: Sequence[Offered[Probe]], broken: frozenset[str]
 ) -> Iterator[tuple[str, Conclusion]]:
-    for offered in probes:
+    """Conclude; never from the part of the images that a probe saw before it failed."""
+    for offered in (o for o in probes if o.item.name not in broken):
         with prepared.host.guarded("conclude", offered) as guard:
             if guard.enabled:
                 yield offered.item.name, check_conclusion(offered.item.conclude(run), offered.item.name)
 
 
 def _conclude(
-    prepared: Prepared, audited: _Surveyed, controls: tuple[_Surveyed, ...]
+    prepared: Prepared, audited: _Surveyed, controls: tuple[_Surveyed, ...], performance: Performance
 ) -> tuple[AuditedRun, list[tuple[str, Conclusion]]]:
     """Conclude every probe, in the order of their dependencies; the summaries go into the run."""
     control_runs = tuple(c.run for c in controls if isinstance(c.run, ControlRun))
-    performance = _performance(prepared, audited.run)
-    run = replace(audited.run, controls=control_runs, not_testable=performance.not_testable)
+    # what was concluded between passes knew no controls, and is concluded again
+    run = replace(audited.run, controls=control_runs, not_testable=performance.not_testable, summaries={})
     made: list[tuple[str, Conclusion]] = []
     for probes in prepared.stages:
         for offered in probes:
-            for name, conclusion in _concluded(prepared, run, [offered]):
-                run.store.write_static(f"{_summary_path(name)}", conclusion.summary)
+            for name, conclusion in _concluded(prepared, run, [offered], audited.broken):
+                run.store.write_static(f"{probe_path(name)}/summary", conclusion.summary)
                 run = replace(run, summaries={**run.summaries, name: conclusion.summary})
                 made.append((offered.plugin, conclusion))
     return run, made
-
-
-def _summary_path(name: str) -> str:
-    from wsss_probe.survey import probe_path
-
-    return f"{probe_path(name)}/summary"
 
 
 def _performance(prepared: Prepared, run: AuditedRun) -> Performance:
@@ -353,6 +374,7 @@ def _performance(prepared: Prepared, run: AuditedRun) -> Performance:
         prepared.survey.multilabel,
         run.groups,
         run.images["split"].to_numpy(dtype=object),
+        prepared.labelled,
     )
 
 
@@ -368,7 +390,11 @@ def _sections(prepared: Prepared, run: AuditedRun) -> tuple[Section, ...]:
 
 
 def _findings(
-    prepared: Prepared, run: AuditedRun, surveyed: Sequence[_Surveyed], certificate: Certificate
+    prepared: Prepared,
+    run: AuditedRun,
+    surveyed: Sequence[_Surveyed],
+    certificate: Certificate,
+    performance: Performance,
 ) -> list[tuple[str, Finding]]:
     """What the host itself has to say."""
     lines = [line for part in surveyed[:1] for line in part.lines]
@@ -377,7 +403,7 @@ def _findings(
     note = prepared.options.note
     own = [
         Finding("note", "notice", f"About these data: {note}") if note else None,
-        performance_finding(_performance(prepared, run)),
+        performance_finding(performance),
         certificate_finding(certificate),
         quarantine_finding(_unreadable(lines), len(run.images)),
         *control_findings(alive),

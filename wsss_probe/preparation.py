@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,21 @@ from torch import Tensor, nn
 
 from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey, Target
 from wsss_probe.controls import parse_controls
-from wsss_probe.errors import ModelError, NothingToDoError, UsageError
+from wsss_probe.errors import ModelError, NothingToDoError, ProbeError, UsageError
+from wsss_probe.findings import HOST
 from wsss_probe.head import find_head
-from wsss_probe.images import ManifestSource, Source
+from wsss_probe.images import ManifestSource, Source, TensorSource
 from wsss_probe.layers import Chosen, choose_layers, describe_layers
 from wsss_probe.manifest import Manifest, discover, read_manifest
 from wsss_probe.masks import MaskSpec
+from wsss_probe.matching import Explaining, Probing, match_explainers, match_probes
 from wsss_probe.model import AuditedModel, ModelRequest, load_model
+from wsss_probe.names import display
 from wsss_probe.plan import Execution, Plan, library_versions
 from wsss_probe.preprocessing import Preprocessing
 from wsss_probe.survey import working_copy
 from wsss_probe.taps import run_pass
+from wsss_probe.weights_file import first_line
 
 if TYPE_CHECKING:
     from wsss_probe.config import AuditOptions
@@ -39,7 +43,6 @@ __all__ = ["Prepared", "Subject", "find_subject", "load_network", "prepare", "re
 
 _HEAD_IMAGES = 8
 _SEARCHED_IMAGES = 200
-_TILE_COLUMNS = ("x", "y", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Prepared:
     subject : Subject
     survey : Survey
     labels : ndarray of bool, (image, class)
+    labelled : ndarray of bool, (image,)
+        Where the label is known.
     explainers : tuple of Offered[Explainer]
         Those with at least one suitable layer.
     stages : tuple of tuples of Offered[Probe]
@@ -101,6 +106,7 @@ class Prepared:
     subject: Subject
     survey: Survey
     labels: np.ndarray
+    labelled: np.ndarray
     explainers: tuple[Offered[Explainer], ...]
     stages: tuple[tuple[Offered[Probe], ...], ...]
     needs: Mapping[str, Needs]
@@ -140,25 +146,21 @@ def read_images(options: AuditOptions) -> Manifest:
 
 
 def _with_masks(manifest: Manifest, options: AuditOptions) -> Manifest:
-    asked = options.masks
-    if not (asked.classes or asked.ignore or asked.instances):
-        return manifest
+    asked, spec = options.masks, manifest.masks
+    if spec is None:
+        return manifest  # no image has a mask, so there is nothing to read differently
     if asked.instances:
         spec = MaskSpec.instances()
     elif asked.classes:
         named = {name: ids if isinstance(ids, list) else [ids] for name, ids in asked.classes.items()}
         spec = MaskSpec(tuple((name, tuple(ids)) for name, ids in named.items()))
-    elif manifest.masks is None:
-        return manifest
-    else:
-        spec = manifest.masks
     if asked.ignore:
         spec = spec.ignoring(asked.ignore)
     return replace(manifest, masks=spec)
 
 
 def _readable(source: Source, wanted: int) -> Tensor:
-    """The first readable images, spread over the source."""
+    """The first readable images; far apart in a large source."""
     order = np.unique(np.linspace(0, len(source) - 1, min(len(source), _SEARCHED_IMAGES)).astype(int))
     found: list[Tensor] = []
     reason = "no image"
@@ -192,7 +194,7 @@ def find_subject(
     module : nn.Module, optional
         A live network instead of ``options.model``.
     source : Source, optional
-        Images in memory instead of ``options.images``.
+        Images instead of ``options.images``; those of files keep their manifest and preprocessing.
     trust_code : bool
         Whether ``file.py:factory`` and ``pkg.mod:factory`` may be run.
 
@@ -201,20 +203,40 @@ def find_subject(
     Subject
     """
     model = load_network(options, host, module, source is None, trust_code)
-    manifest = read_images(options) if source is None else _memory_manifest(source)
     if source is None:
         assert model.preprocessing is not None  # noqa: S101  # demanded by load_network
-        source = ManifestSource(manifest, model.preprocessing)
+        source = ManifestSource(read_images(options), model.preprocessing)
+    else:
+        _refuse_file_options(options)
+    if isinstance(source, ManifestSource):
+        manifest, model = source.manifest, replace(model, preprocessing=source.preprocessing)
+    else:
+        manifest = _memory_manifest(source)
     examples = _readable(source, _HEAD_IMAGES)
     working = working_copy(model.module, _execution(options))
     examples = examples.to(options.device)
-    logits = run_pass(working, examples, ()).logits
-    assert logits is not None  # noqa: S101  # asked for by default
-    classes = _class_names(model, options, int(logits.shape[1]))
+    classes = _class_names(model, options, _logits(working, examples, model.name))
     layers = describe_layers(working, examples[:1])
     chosen = choose_layers(layers, options.layers)
     head = find_head(working, examples, layers)
     return Subject(model, working, manifest, source, examples, layers, chosen, head, classes)
+
+
+def _logits(module: nn.Module, examples: Tensor, name: str) -> int:
+    """Count the logits; a network that cannot take such images says so before anything is written."""
+    try:
+        logits = run_pass(module, examples, ()).logits
+    except ProbeError:
+        raise
+    except Exception as error:
+        msg = f"'{name}' fails on images of shape {'x'.join(map(str, examples.shape[1:]))}"
+        raise ModelError(
+            msg,
+            found=f"{type(error).__name__}: {first_line(error)}",
+            remedy="check the size and channels in --preprocess",
+        ) from error
+    assert logits is not None  # noqa: S101  # asked for by default
+    return int(logits.shape[1])
 
 
 def load_network(
@@ -283,6 +305,16 @@ def _class_names(model: AuditedModel, options: AuditOptions, logits: int) -> tup
     return tuple(f"class {index}" for index in range(logits))
 
 
+def _refuse_file_options(options: AuditOptions) -> None:
+    """Options about files would be ignored where images are handed over."""
+    given = {"max_images": options.max_images, "manifest": options.manifest, "images": options.images}
+    asked = [name for name, value in given.items() if value]
+    asked += ["masks"] if options.masks != type(options.masks)() else []
+    if asked:
+        msg = "options about image files, but the images are handed over"
+        raise UsageError(msg, found=", ".join(asked), remedy="leave them out, or audit files")
+
+
 def _memory_manifest(source: Source) -> Manifest:
     import pandas as pd
 
@@ -297,117 +329,6 @@ def _execution(options: AuditOptions) -> Execution:
     batch = options.batch_size
     shard = batch * max(1, round(64 / batch))
     return Execution(batch, shard, options.device, torch.get_num_threads(), "channels_last", options.seed)
-
-
-# -- plugins -----------------------------------------------------------------------------------
-
-
-def configured(item: Any, options: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Apply a run file's options to a probe or explainer that is a dataclass.
-
-    Raises
-    ------
-    UsageError
-        For an option that it does not have.
-    """
-    wanted = options.get(item.name)
-    if not wanted:
-        return item
-    known = [f.name for f in fields(item)] if is_dataclass(item) else []
-    for key in wanted:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            remedy = f"did you mean '{near[0]}'?" if near else "it has no options"
-            msg = f"'{item.name}' has no such option"
-            raise UsageError(msg, found=key, remedy=remedy)
-    return replace(item, **wanted)
-
-
-def _known_options(offered: Sequence[Offered[Any]], options: Mapping[str, Any], kind: str) -> None:
-    names = [item.item.name for item in offered]
-    for name in options:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-            msg = f"options for a {kind} that no plugin offers"
-            raise UsageError(msg, found=name, remedy=f"did you mean '{near[0]}'?" if near else None)
-
-
-def _relevance_layers(options: AuditOptions, chosen: Chosen) -> tuple[str, ...]:
-    """Layers named by the user, or the deepest of an automatic choice: backward ends there."""
-    return chosen.names[-1:] if tuple(options.layers) == ("auto",) else chosen.names
-
-
-def _match(
-    offered: Sequence[Offered[Explainer]], layers: Sequence[LayerInfo], head: Head
-) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
-    """Pairs of explainer and layer that suit each other, and the reasons of the others."""
-    suiting, refused = [], []
-    for item in offered:
-        for layer in layers:
-            reason = item.item.accepts(layer, head)
-            if reason:
-                refused.append((item.item.name, layer.name, reason))
-            else:
-                suiting.append((item.item.name, layer.name))
-    return suiting, refused
-
-
-def _unmet(needs: Needs, survey: Survey, labels: np.ndarray, offered: Sequence[str]) -> str:
-    """Why a probe cannot run on this data; empty if it can."""
-    if needs.masks and not survey.mask_classes:
-        return "it needs masks and the manifest has none"
-    if needs.labels and not labels.any():
-        return "it needs labels and the manifest has none"
-    absent = sorted(needs.tables - set(offered))
-    return f"it reads {', '.join(absent)}, which no plugin offers" if absent else ""
-
-
-def _staged(
-    probes: Sequence[Offered[Probe]], needs: Mapping[str, Needs]
-) -> tuple[tuple[Offered[Probe], ...], ...]:
-    """Order probes so that each comes after those whose summary it reads."""
-    level: dict[str, int] = {}
-    waiting = list(probes)
-    while waiting:
-        ready = [p for p in waiting if needs[p.item.name].tables <= set(level)]
-        if not ready:
-            names = ", ".join(p.item.name for p in waiting)
-            msg = "probes wait for one another"
-            raise UsageError(msg, found=names, remedy="leave one out with --no-plugin")
-        for probe in ready:
-            level[probe.item.name] = 1 + max((level[t] for t in needs[probe.item.name].tables), default=-1)
-        waiting = [p for p in waiting if p.item.name not in level]
-    deepest = max(level.values(), default=0)
-    return tuple(tuple(p for p in probes if level[p.item.name] == depth) for depth in range(deepest + 1))
-
-
-def _probes(
-    host: PluginHost, options: AuditOptions, survey: Survey, labels: np.ndarray
-) -> tuple[list[Offered[Probe]], dict[str, Needs], list[tuple[str, Finding]]]:
-    """Probes that can run here, their needs, and findings about the others."""
-    offered = host.collect_probes()
-    _known_options(offered, options.probes, "probe")
-    copies = []
-    for item in offered:
-        with host.guarded("split", item):
-            own = configured(item.item, options.probes).split(survey)
-            copies += [replace(item, item=probe) for probe in own]
-    needs: dict[str, Needs] = {}
-    for item in copies:
-        with host.guarded("needs", item):
-            needs[item.item.name] = item.item.needs(survey)
-    kept, findings = [], []
-    for item in (item for item in copies if item.item.name in needs):
-        reason = _unmet(needs[item.item.name], survey, labels, list(needs))
-        if reason:
-            findings.append((item.plugin, _skipped(item.item.name, reason)))
-        else:
-            kept.append(item)
-    return kept, needs, findings
-
-
-def _skipped(name: str, reason: str) -> Finding:
-    return Finding(f"skipped-{name}", "notice", f"{name} was skipped: {reason}.")
 
 
 # -- the plan ----------------------------------------------------------------------------------
@@ -452,35 +373,63 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         multilabel=subject.model.multilabel,
         seed=options.seed,
     )
-    labels = subject.manifest.label_sets(subject.classes)
-    offered = host.collect_explainers()
-    _known_options(offered, options.explainers, "explainer")
-    explainers = [replace(o, item=configured(o.item, options.explainers)) for o in offered]
+    labels, labelled = _known_labels(subject.manifest, subject.classes)
     where = [audited[name] for name in _relevance_layers(options, subject.chosen)]
-    pairs, refused = _match(explainers, where, subject.head)
-    probes, needs, findings = _probes(host, options, survey, labels)
-    used = {name for name, _ in pairs}
+    explaining = match_explainers(host, options.explainers, where, subject.head)
+    probing = match_probes(host, options.probes, survey, labels)
     return Prepared(
         options,
         host,
         subject,
         survey,
         labels,
-        tuple(o for o in explainers if o.item.name in used),
-        _staged(probes, needs),
-        needs,
-        tuple(refused),
-        tuple(findings),
-        _plan(options, subject, survey, pairs, (explainers, probes)),
+        labelled,
+        explaining.explainers,
+        probing.stages,
+        probing.needs,
+        explaining.refused,
+        (*_label_findings(subject, labelled), *probing.findings),
+        _plan(options, subject, survey, (explaining, probing)),
     )
+
+
+def _known_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as sets, (image, class), and where they are known, (image,)."""
+    if len(classes) != 1:
+        labels = manifest.label_sets(classes)
+        return labels, np.asarray(labels.any(axis=1))
+    # One logit: 0 says absent and 1 present, and so does any label that is not the class
+    labels = manifest.label_sets((f"not {classes[0]}", classes[0]))[:, 1:]
+    return labels, _has_label(manifest)
+
+
+def _has_label(manifest: Manifest) -> np.ndarray:
+    return np.array([cell != "" for cell in manifest.frame["label"]], dtype=bool)
+
+
+def _label_findings(subject: Subject, labelled: np.ndarray) -> list[tuple[str, Finding]]:
+    """Name labels that are no class of the network; they are easily a misspelt name."""
+    unknown = subject.manifest.unknown_labels(subject.classes)
+    if not unknown or len(subject.classes) == 1:
+        return []
+    lost = int((_has_label(subject.manifest) & ~labelled).sum())
+    names = ", ".join(display(name) for name in unknown[:5]) + (" …" if len(unknown) > 5 else "")
+    said = f"Some labels are no class of the network: {names}. {lost} images have no other label."
+    return [
+        (HOST, Finding("unknown-labels", "notice", said, effect=float(lost), n=len(labelled), unit="images"))
+    ]
+
+
+def _relevance_layers(options: AuditOptions, chosen: Chosen) -> tuple[str, ...]:
+    """Layers named by the user, or the deepest of an automatic choice: backward ends there."""
+    return chosen.names[-1:] if tuple(options.layers) == ("auto",) else chosen.names
 
 
 def _plan(
     options: AuditOptions,
     subject: Subject,
     survey: Survey,
-    pairs: Sequence[tuple[str, str]],
-    offered: tuple[Sequence[Offered[Explainer]], Sequence[Offered[Probe]]],
+    matched: tuple[Explaining, Probing],
 ) -> Plan:
     stored = (
         choose_layers(subject.layers, options.store_activations).names if options.store_activations else ()
@@ -492,8 +441,7 @@ def _plan(
             msg, found=", ".join(unknown), remedy=f"--layers {','.join([*survey.layers, *unknown])}"
         )
     preprocessing = subject.model.preprocessing
-    explainers, probes = offered
-    methods: list[Offered[Any]] = [*explainers, *probes]
+    explaining, probing = matched
     return Plan(
         model={"name": subject.model.name, "classes": list(survey.classes), **dict(subject.model.provenance)},
         data=_data(subject),
@@ -501,8 +449,11 @@ def _plan(
         layers=tuple(survey.layers),
         layers_reason=subject.chosen.reason,
         targets=survey.targets,
-        relevance=tuple(pairs),
-        probes=tuple(_described(item) for item in methods),
+        relevance=explaining.pairs,
+        probes=(
+            *(_described(item, options.explainers) for item in explaining.explainers),
+            *(_described(item, options.probes) for item in probing.probes),
+        ),
         controls=parse_controls(options.controls),
         stored=stored,
         execution=_execution(options),
@@ -510,14 +461,18 @@ def _plan(
     )
 
 
-def _described(offered: Offered[Any]) -> dict[str, Any]:
+def _described(offered: Offered[Any], asked: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     item = offered.item
+    own = dict(getattr(item, "options", {}) or {})
     return {
         "name": item.name,
         "plugin": offered.plugin,
         "version": offered.version,
-        "options": dict(getattr(item, "options", {}) or {}),
+        "options": {**own, **asked.get(item.name.partition("@")[0], {})},
     }
+
+
+# -- what the data are -------------------------------------------------------------------------
 
 
 def _data(subject: Subject) -> dict[str, Any]:
@@ -525,20 +480,41 @@ def _data(subject: Subject) -> dict[str, Any]:
     return {
         "images": len(subject.source),
         "digest": subject.manifest.digest,
-        "files": _files_digest(subject),
+        "files": _contents_digest(subject),
         "masks": {name: list(ids) for name, ids in spec.classes} if spec else {},
         "ignore": list(spec.ignore) if spec else [],
     }
 
 
-def _files_digest(subject: Subject) -> str:
-    """Hash the sizes of all image files, so that a run made of other files is never reused."""
+def _contents_digest(subject: Subject) -> str:
+    """Hash what all images and masks hold, so that a run made of others is never reused."""
     digest = hashlib.sha256()
-    if isinstance(subject.source, ManifestSource):
-        for index in range(len(subject.manifest)):
-            path = subject.manifest.path(index)
-            digest.update(str(path.stat().st_size if path.is_file() else -1).encode() + b",")
+    source = subject.source
+    if isinstance(source, ManifestSource):
+        for path in _files(source.manifest):
+            digest.update(_file_digest(path))
+    elif isinstance(source, TensorSource):
+        for sample in map(source.read, range(len(source))):
+            for array in (sample.tensor, sample.mask):
+                digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
     else:
-        # Images in memory: the examples stand for all, since every tensor would have to be read.
+        # Reading a stranger's source may cost as much as the audit: its examples stand for all.
         digest.update(subject.examples.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _files(manifest: Manifest) -> list[Path]:
+    """Every image and mask once; tiles share their file."""
+    rows = range(len(manifest))
+    masks = [path for path in map(manifest.mask_path, rows) if path is not None]
+    return list(dict.fromkeys([*map(manifest.path, rows), *masks]))
+
+
+def _file_digest(path: Path) -> bytes:
+    if not path.is_file():
+        return b"absent"
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError:
+        return b"unreadable"  # the survey says so of each image

@@ -74,6 +74,7 @@ TABLES: Final[Mapping[str, Mapping[str, Variable]]] = MappingProxyType(
         },
         "relevance/<explainer>/<layer>": {
             "relevance": Variable(("image", "row", "column"), FLOAT, "evidence", "signed, never normalised"),
+            "<target>": Variable(("image", "row", "column"), FLOAT, "evidence", "a further named target"),
             "by_class": Variable(("image", "class", "row", "column"), FLOAT, "evidence", "one map a class"),
         },
         "probes/<probe>/rows": {"<own>": Variable(("image",), FLOAT, "<attrs>", "said about each image")},

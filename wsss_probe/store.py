@@ -11,9 +11,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,10 @@ class TableBlock:
 
 @dataclass(frozen=True, slots=True)
 class LedgerLine:
-    """What was finished: a shard of a stage, with the hash of every array written."""
+    """What was finished: a shard of a stage, with the hash of every array written.
+
+    ``failures`` are those of plugins while it was computed: their tables lack this shard.
+    """
 
     stage: str
     shard: int
@@ -66,6 +69,7 @@ class LedgerLine:
     arrays: Mapping[str, str]
     counters: Mapping[str, int]
     unreadable: Mapping[str, str]
+    failures: Sequence[Mapping[str, Any]] = ()
 
 
 @contextmanager
@@ -183,7 +187,7 @@ class Store:
                 cast = _cast(values, array.dtype, counters, f"{path}/{name}")
                 self._put(array, region, cast)
                 hashes[f"{path}/{name}"] = hashlib.sha256(np.ascontiguousarray(cast).tobytes()).hexdigest()
-        finished = LedgerLine(line.stage, line.shard, line.plan_id, hashes, counters, line.unreadable)
+        finished = replace(line, arrays=hashes, counters=counters)
         self._lines[line.stage, line.shard] = finished
         if self.folder is not None:
             write_atomically(self._ledger_path(line.stage, line.shard), json.dumps(asdict(finished)))

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss_probe.contracts import Batch, Explainer, LayerInfo, Needs, Observation, Probe, Survey, Target
+from wsss_probe.errors import SchemaError
+from wsss_probe.isolation import PluginFailure
 from wsss_probe.resume import Resumer
 from wsss_probe.schema import check_observation, escape
 from wsss_probe.store import LedgerLine, Store, TableBlock
@@ -34,7 +36,16 @@ if TYPE_CHECKING:
     from wsss_probe.images import Sample, Source
     from wsss_probe.plan import Execution, Plan
 
-__all__ = ["Task", "probe_path", "relevance_path", "run_stage", "working_copy"]
+__all__ = [
+    "Task",
+    "activation_path",
+    "probe_path",
+    "relevance_path",
+    "run_stage",
+    "streams",
+    "target_indices",
+    "working_copy",
+]
 
 Variables = dict[str, tuple[tuple[str, ...], np.ndarray]]
 
@@ -98,6 +109,11 @@ def activation_path(layer: str) -> str:
     return f"activations/{escape(layer)}"
 
 
+def streams(probe: Probe) -> bool:
+    """Whether a probe looks at the images, or only concludes from what others saw."""
+    return type(probe).observe is not Probe.observe
+
+
 def working_copy(module: nn.Module, execution: Execution) -> nn.Module:
     """Copy a network for the survey, so that nobody else's is touched.
 
@@ -134,13 +150,16 @@ def run_stage(task: Task, advance: Callable[[int], None] = lambda _images: None)
     """
     lines: list[LedgerLine | None] = [task.store.done(task.stage, i) for i in range(task.store.shards)]
     missing = [index for index, line in enumerate(lines) if line is None]
-    for low, high in (task.store.bounds(i) for i, line in enumerate(lines) if line is not None):
+    for line in (line for line in lines if line is not None):
+        # what failed there stays switched off, as it would have without the interruption
+        task.host.adopt(PluginFailure(**failure) for failure in line.failures)
+        low, high = task.store.bounds(line.shard)
         advance(high - low)
     with _threads(task.plan.execution.threads), ThreadPoolExecutor(2) as pool:
         batches = _read_ahead(task, pool, missing)
-        interventions = _Interventions(task.module, task.survey.layers)
+        known = _Known(task.module, task.survey.layers)
         for index in missing:
-            lines[index] = _shard(task, index, batches, interventions)
+            lines[index] = _shard(task, index, batches, known)
             low, high = task.store.bounds(index)
             advance(high - low)
     return [line for line in lines if line is not None]
@@ -170,10 +189,10 @@ def _read_ahead(task: Task, pool: ThreadPoolExecutor, shards: Sequence[int]) -> 
     """Decode the next batch while the network works on this one."""
     ranges = iter([part for index in shards for part in _batch_ranges(task, index)])
     waiting: deque[list[Future[Sample]]] = deque()
-    for part in chain(ranges, (None, None)):
+    for part in chain(ranges, (None,)):
         if part is not None:
             waiting.append([pool.submit(task.source.read, index) for index in part])
-        if len(waiting) > 1 or (part is None and waiting):
+        if len(waiting) > 1 or (waiting and part is None):
             yield [future.result() for future in waiting.popleft()]
 
 
@@ -200,7 +219,9 @@ def _stack_masks(task: Task, samples: Sequence[Sample]) -> Tensor | None:
 
 
 def _wanted_layers(task: Task) -> list[LayerInfo]:
-    names = {layer for offered in task.probes for layer in task.needs[offered.item.name].layers}
+    asked = [task.needs[offered.item.name] for offered in task.probes]
+    names = {layer for needs in asked for layer in needs.layers}
+    names |= {layer for needs in asked for layer, _ in needs.gradients}
     if task.first:
         names |= set(task.survey.layers)
     return [info for name, info in task.survey.layers.items() if name in names]
@@ -239,7 +260,7 @@ def target_indices(logits: Tensor, labels: Tensor, targets: Sequence[Target]) ->
     return {t: named[t] if isinstance(t, str) else torch.full_like(predicted, t) for t in targets}
 
 
-def _batch(task: Task, samples: Sequence[Sample], interventions: _Interventions) -> Batch:
+def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
     """Run the network once and gather what the probes and explainers asked for."""
     images = _stack_images(task, samples)
     indices = np.array([sample.index for sample in samples])
@@ -254,13 +275,13 @@ def _batch(task: Task, samples: Sequence[Sample], interventions: _Interventions)
         labels=labels,
         masks=_stack_masks(task, samples),
         mask_classes=task.survey.mask_classes,
-        readable=torch.tensor([sample.tensor is not None for sample in samples]),
+        readable=torch.tensor([sample.tensor is not None for sample in samples], device=images.device),
         logits=captured.logits,
         activations=captured.activations,
         gradients=captured.gradients,
         head=task.survey.head,
         forward=lambda other: _logits(task.module, other),
-        resume=lambda layer, maps: interventions.resumer(layer, images)(maps, images),
+        resume=lambda layer, maps: known.resumer(layer, images)(maps, images),
         tables=task.tables,
     )
 
@@ -272,17 +293,40 @@ def _logits(module: nn.Module, images: Tensor) -> Tensor:
 
 
 @dataclass(slots=True)
-class _Interventions:
-    """Proves once per layer that a pass can be continued from it."""
+class _Known:
+    """What one pass has found out so far: how to continue from a layer, and the form of tables."""
 
     module: nn.Module
     layers: Mapping[str, LayerInfo]
     proved: dict[str, Resumer] = field(default_factory=dict)
+    forms: dict[str, object] = field(default_factory=dict)
 
     def resumer(self, layer: str, images: Tensor) -> Resumer:
+        """Prove once per layer that the pass can be continued from it."""
         if layer not in self.proved:
             self.proved[layer] = Resumer(self.module, self.layers[layer], images)
         return self.proved[layer]
+
+    def require_same_form(self, name: str, observation: Observation) -> None:
+        """Refuse tables that other batches cannot be joined with."""
+        form = {kind: _form(table) for kind, table in _kinds(observation).items()}
+        if self.forms.setdefault(name, form) != form:
+            raise SchemaError(
+                f"{name}: observe gives tables of another form than for the first batch",
+                wanted="the same variables, sizes and coordinates, whatever the batch",
+            )
+
+
+def _kinds(observation: Observation) -> dict[str, xr.Dataset]:
+    tables = {"rows": observation.rows, "partial": observation.partial}
+    return {kind: table for kind, table in tables.items() if table is not None}
+
+
+def _form(table: xr.Dataset) -> object:
+    """Everything about a table that must not depend on the images."""
+    sizes = {name: size for name, size in table.sizes.items() if name != "image"}
+    dims = {name: variable.dims for name, variable in table.data_vars.items()}
+    return sizes, dims, {name: coordinate.values.tolist() for name, coordinate in table.coords.items()}
 
 
 # -- tables of one batch -----------------------------------------------------------------------
@@ -301,8 +345,6 @@ def _recorded(task: Task, batch: Batch) -> dict[str, TableBlock]:
         "predictions": TableBlock({"logits": (("image", "class"), logits)}, {"class": (("class",), classes)})
     }
     for layer, activation in batch.activations.items():
-        if layer not in task.survey.layers:
-            continue
         maps = activation.dim() == 4
         pooled = activation.float().mean(dim=(2, 3)) if maps else activation.float().flatten(1)
         variables: Variables = {"mean": (("image", "channel"), _numpy(pooled))}
@@ -314,7 +356,7 @@ def _recorded(task: Task, batch: Batch) -> dict[str, TableBlock]:
 
 
 def _relevance(task: Task, batch: Batch) -> dict[str, TableBlock]:
-    """Relevance maps of every explainer, for the first target and, if asked, by class."""
+    """Relevance maps of every explainer, for the first target, for other named ones, and by class."""
     offered = {item.item.name: item for item in task.explainers}
     tables = {}
     for name, layer in task.plan.relevance:
@@ -341,23 +383,24 @@ def _attributed(task: Task, explainer: Explainer, layer: str, batch: Batch) -> V
         check_relevance(maps, (len(batch.indices), *grid), explainer.name)
         by_target[target] = _numpy(maps)
     variables: Variables = {"relevance": (("image", "row", "column"), by_target[task.survey.targets[0]])}
+    variables |= {
+        t: (("image", "row", "column"), by_target[t]) for t in task.survey.targets[1:] if isinstance(t, str)
+    }
     classes = [by_target[t] for t in task.survey.targets if isinstance(t, int)]
     if classes:
         variables["by_class"] = (("image", "class", "row", "column"), np.stack(classes, axis=1))
     return variables
 
 
-def _observed(task: Task, batch: Batch) -> dict[str, TableBlock]:
+def _observed(task: Task, batch: Batch, known: _Known) -> dict[str, TableBlock]:
     tables: dict[str, TableBlock] = {}
     for offered in task.probes:
         with task.host.guarded("observe", offered, batch) as guard:
             if not guard.enabled:
                 continue
-            observation = offered.item.observe(batch)
-            if observation is None:
-                continue
-            check_observation(observation, len(batch.indices), offered.item.name)
-            tables |= _observation_tables(offered.item.name, observation)
+            observed = check_observation(offered.item.observe(batch), len(batch.indices), offered.item.name)
+            known.require_same_form(offered.item.name, observed)
+            tables |= _observation_tables(offered.item.name, observed)
     return tables
 
 
@@ -366,12 +409,8 @@ def _observation_tables(name: str, observation: Observation) -> dict[str, TableB
     if observation.rows is not None:
         tables[f"{probe_path(name)}/rows"] = _block(observation.rows)
     if observation.partial is not None:
-        partial = observation.partial
-        variables: Variables = {
-            str(key): (("shard", *map(str, value.dims)), value.values[None])
-            for key, value in partial.data_vars.items()
-        }
-        tables[f"{probe_path(name)}/partials"] = TableBlock(variables, _coordinates(partial))
+        # a shard is one row of its sums
+        tables[f"{probe_path(name)}/partials"] = _block(observation.partial.expand_dims("shard"))
     return tables
 
 
@@ -379,39 +418,35 @@ def _block(dataset: xr.Dataset) -> TableBlock:
     variables: Variables = {
         str(key): (tuple(map(str, value.dims)), value.values) for key, value in dataset.data_vars.items()
     }
-    return TableBlock(variables, _coordinates(dataset), dict(dataset.attrs))
-
-
-def _coordinates(dataset: xr.Dataset) -> Variables:
-    return {
-        str(key): (tuple(map(str, value.dims)), value.values)
-        for key, value in dataset.coords.items()
-        if "image" not in value.dims
+    coords: Variables = {
+        str(key): (tuple(map(str, value.dims)), value.values) for key, value in dataset.coords.items()
     }
+    return TableBlock(variables, coords, dict(dataset.attrs))
 
 
 # -- one shard ---------------------------------------------------------------------------------
 
 
-def _shard(
-    task: Task, index: int, batches: Iterator[list[Sample]], interventions: _Interventions
-) -> LedgerLine:
+def _shard(task: Task, index: int, batches: Iterator[list[Sample]], known: _Known) -> LedgerLine:
     """Compute and write one shard; a pure function of the plan and the index."""
     pieces: list[dict[str, TableBlock]] = []
     samples: list[Sample] = []
+    failed = len(task.host.failures)
     for part in _batch_ranges(task, index):
         read = next(batches)
         assert [sample.index for sample in read] == list(part)  # noqa: S101  # indices never shift
         samples += [_without_tensor(sample) for sample in read]
-        batch = _batch(task, read, interventions)
+        batch = _batch(task, read, known)
         own = {**_recorded(task, batch), **_relevance(task, batch)} if task.first else {}
-        pieces.append({**own, **_observed(task, batch)})
+        pieces.append({**own, **_observed(task, batch, known)})
     readable = np.array([not sample.error for sample in samples])
     tables = {path: _joined([p[path] for p in pieces if path in p], readable) for path in _common(pieces)}
     unreadable = {str(sample.index): sample.error for sample in samples if sample.error}
     mask_errors = {f"mask:{s.index}": s.mask_error for s in samples if s.mask_error}
     counters = _defects(tables, readable)
-    line = LedgerLine(task.stage, index, task.plan.id, {}, counters, {**unreadable, **mask_errors})
+    failures = tuple(failure.to_dict() for failure in task.host.failures[failed:])
+    notes = {**unreadable, **mask_errors}
+    line = LedgerLine(task.stage, index, task.plan.id, {}, counters, notes, failures)
     return task.store.write(line, tables)
 
 

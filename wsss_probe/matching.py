@@ -1,0 +1,261 @@
+"""Which explainers and probes suit a network and its data, and in which order probes run."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey
+from wsss_probe.errors import PluginError, UsageError
+from wsss_probe.offers import check_probe
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from wsss_probe.host import Offered, PluginHost
+
+__all__ = ["Explaining", "Probing", "match_explainers", "match_probes"]
+
+Options = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Explaining:
+    """Explainers and the layers that suit them.
+
+    Parameters
+    ----------
+    explainers : tuple of Offered[Explainer]
+        Those with at least one suitable layer.
+    pairs : tuple of (str, str)
+        Explainer and layer.
+    refused : tuple of (str, str, str)
+        Explainer, layer and reason.
+    """
+
+    explainers: tuple[Offered[Explainer], ...]
+    pairs: tuple[tuple[str, str], ...]
+    refused: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """Probes that can run.
+
+    Parameters
+    ----------
+    probes : tuple of Offered[Probe]
+    stages : tuple of tuples of Offered[Probe]
+        The same in the order of their dependencies; at most one pass over the images per stage.
+    needs : mapping of str to Needs
+    findings : tuple of (str, Finding)
+        Plugin and finding about each probe that was skipped.
+    """
+
+    probes: tuple[Offered[Probe], ...]
+    stages: tuple[tuple[Offered[Probe], ...], ...]
+    needs: Mapping[str, Needs]
+    findings: tuple[tuple[str, Finding], ...]
+
+
+# -- options -----------------------------------------------------------------------------------
+
+
+def configured(item: Any, options: Options) -> Any:
+    """Apply a run file's options to a probe or explainer that is a dataclass.
+
+    Raises
+    ------
+    UsageError
+        For an option that it does not have, or a value that it refuses.
+    """
+    wanted = options.get(item.name)
+    if not wanted:
+        return item
+    known = [f.name for f in fields(item) if f.init] if is_dataclass(item) else []
+    for key in wanted:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            remedy = f"did you mean '{near[0]}'?" if near else "it has no options"
+            msg = f"'{item.name}' has no such option"
+            raise UsageError(msg, found=key, remedy=remedy)
+    try:
+        return replace(item, **wanted)
+    except (TypeError, ValueError) as error:
+        msg = f"'{item.name}' refuses its options"
+        raise UsageError(msg, found=str(error)) from error
+
+
+def _known_options(offered: Sequence[Offered[Any]], options: Options, kind: str) -> None:
+    names = [item.item.name for item in offered]
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            msg = f"options for a {kind} that no plugin offers"
+            raise UsageError(msg, found=name, remedy=f"did you mean '{near[0]}'?" if near else None)
+
+
+# -- explainers --------------------------------------------------------------------------------
+
+
+def match_explainers(
+    host: PluginHost, options: Options, layers: Sequence[LayerInfo], head: Head
+) -> Explaining:
+    """Ask every explainer which layers suit it; one that fails is listed by the host and left out.
+
+    Parameters
+    ----------
+    host : PluginHost
+    options : mapping
+        Of the run file, by explainer.
+    layers : sequence of LayerInfo
+        Where relevance is wanted.
+    head : Head
+
+    Returns
+    -------
+    Explaining
+
+    Raises
+    ------
+    UsageError
+        For options that do not fit.
+    """
+    offered = host.collect_explainers()
+    _known_options(offered, options, "explainer")
+    items = [replace(o, item=configured(o.item, options)) for o in offered]
+    pairs, refused = [], []
+    for item in items:
+        for layer in layers:
+            with host.guarded("accepts", item) as guard:
+                if not guard.enabled:
+                    continue
+                reason = item.item.accepts(layer, head)
+                if reason:
+                    refused.append((item.item.name, layer.name, str(reason)))
+                else:
+                    pairs.append((item.item.name, layer.name))
+    used = {name for name, _ in pairs}
+    return Explaining(tuple(o for o in items if o.item.name in used), tuple(pairs), tuple(refused))
+
+
+# -- probes ------------------------------------------------------------------------------------
+
+
+def match_probes(host: PluginHost, options: Options, survey: Survey, labels: np.ndarray) -> Probing:
+    """Find the probes that can run here, and order them.
+
+    Parameters
+    ----------
+    host : PluginHost
+    options : mapping
+        Of the run file, by probe.
+    survey : Survey
+    labels : ndarray of bool, (image, class)
+
+    Returns
+    -------
+    Probing
+
+    Raises
+    ------
+    UsageError
+        For options that do not fit, and for probes that wait for one another.
+    """
+    offered = host.collect_probes()
+    _known_options(offered, options, "probe")
+    items = [replace(o, item=configured(o.item, options)) for o in offered]
+    copies: list[Offered[Probe]] = []
+    for item in items:
+        with host.guarded("split", item):
+            copies += _copies(item, survey, copies)
+    needs: dict[str, Needs] = {}
+    for item in copies:
+        with host.guarded("needs", item):
+            needs[item.item.name] = _asked(item.item, survey)
+    asking = [item for item in copies if item.item.name in needs]
+    kept, findings = _suiting(asking, needs, survey, labels)
+    return Probing(tuple(kept), _staged(kept, needs), needs, tuple(findings))
+
+
+def _copies(item: Offered[Probe], survey: Survey, others: Sequence[Offered[Probe]]) -> list[Offered[Probe]]:
+    made = [replace(item, item=check_probe(probe)) for probe in item.item.split(survey)]
+    names = [probe.item.name for probe in (*others, *made)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise PluginError(
+            "split gives probes of the same name", found=", ".join(twice), wanted="<name>@<layer>"
+        )
+    return made
+
+
+def _asked(probe: Probe, survey: Survey) -> Needs:
+    """What a probe needs; refused if this survey can never give it."""
+    needs = probe.needs(survey)
+    if not isinstance(needs, Needs):
+        raise PluginError("needs returned the wrong type", found=type(needs).__name__, wanted="Needs")
+    layers = needs.layers | {layer for layer, _ in needs.gradients}
+    absent = sorted(layers - set(survey.layers))
+    if absent:
+        raise PluginError(
+            "asks for layers that are not audited", found=", ".join(absent), wanted=", ".join(survey.layers)
+        )
+    classes = range(len(survey.classes))
+    strange = [t for _, t in needs.gradients if t not in {"predicted", "label"} and t not in classes]
+    if strange:
+        wanted = f"'predicted', 'label' or 0 to {len(classes) - 1}"
+        raise PluginError(
+            "asks for the gradient of a target that is none", found=repr(strange[0]), wanted=wanted
+        )
+    return needs
+
+
+def _suiting(
+    probes: Sequence[Offered[Probe]], needs: Mapping[str, Needs], survey: Survey, labels: np.ndarray
+) -> tuple[list[Offered[Probe]], list[tuple[str, Finding]]]:
+    """Probes that can run on these data; one that reads a skipped one is skipped too."""
+    kept = list(probes)
+    findings: list[tuple[str, Finding]] = []
+    while True:
+        names = {item.item.name for item in kept}
+        reasons = {name: _unmet(needs[name], survey, labels, names) for name in names}
+        if not any(reasons.values()):
+            return kept, findings
+        out = [item for item in kept if reasons[item.item.name]]
+        findings += [(item.plugin, _skipped(item.item.name, reasons[item.item.name])) for item in out]
+        kept = [item for item in kept if not reasons[item.item.name]]
+
+
+def _unmet(needs: Needs, survey: Survey, labels: np.ndarray, running: set[str]) -> str:
+    """Why a probe cannot run on these data; empty if it can."""
+    if needs.masks and not survey.mask_classes:
+        return "it needs masks and the manifest has none"
+    if needs.labels and not labels.any():
+        return "it needs labels and the manifest has none"
+    absent = sorted(needs.tables - running)
+    return f"it reads {', '.join(absent)}, which does not run here" if absent else ""
+
+
+def _skipped(name: str, reason: str) -> Finding:
+    return Finding(f"skipped-{name}", "notice", f"{name} was skipped: {reason}.")
+
+
+def _staged(
+    probes: Sequence[Offered[Probe]], needs: Mapping[str, Needs]
+) -> tuple[tuple[Offered[Probe], ...], ...]:
+    """Order probes so that each comes after those whose summary it reads."""
+    level: dict[str, int] = {}
+    waiting = list(probes)
+    while waiting:
+        ready = [p for p in waiting if needs[p.item.name].tables <= set(level)]
+        if not ready:
+            names = ", ".join(p.item.name for p in waiting)
+            msg = "probes wait for one another"
+            raise UsageError(msg, found=names, remedy="leave one out with --no-plugin")
+        for probe in ready:
+            level[probe.item.name] = 1 + max((level[t] for t in needs[probe.item.name].tables), default=-1)
+        waiting = [p for p in waiting if p.item.name not in level]
+    deepest = max(level.values(), default=0)
+    return tuple(tuple(p for p in probes if level[p.item.name] == depth) for depth in range(deepest + 1))
