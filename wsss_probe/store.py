@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -69,7 +69,7 @@ class LedgerLine:
     arrays: Mapping[str, str]
     counters: Mapping[str, int]
     unreadable: Mapping[str, str]
-    failures: Sequence[Mapping[str, Any]] = ()
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
 
 
 @contextmanager

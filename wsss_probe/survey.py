@@ -444,7 +444,7 @@ def _shard(task: Task, index: int, batches: Iterator[list[Sample]], known: _Know
     unreadable = {str(sample.index): sample.error for sample in samples if sample.error}
     mask_errors = {f"mask:{s.index}": s.mask_error for s in samples if s.mask_error}
     counters = _defects(tables, readable)
-    failures = tuple(failure.to_dict() for failure in task.host.failures[failed:])
+    failures = [failure.to_dict() for failure in task.host.failures[failed:]]
     notes = {**unreadable, **mask_errors}
     line = LedgerLine(task.stage, index, task.plan.id, {}, counters, notes, failures)
     return task.store.write(line, tables)
