@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey, Target
+from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey, Target, Verdict
 from wsss_probe.controls import parse_controls
 from wsss_probe.errors import ModelError, NothingToDoError, ProbeError, UsageError
 from wsss_probe.findings import HOST
@@ -396,11 +396,19 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
 def _known_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Labels as sets, (image, class), and where they are known, (image,)."""
     if len(classes) != 1:
+        if _foreign(manifest, classes):
+            nothing = np.zeros((len(manifest), len(classes)), dtype=bool)
+            return nothing, nothing.any(axis=1)
         labels = manifest.label_sets(classes)
         return labels, np.asarray(labels.any(axis=1))
     # One logit: 0 says absent and 1 present, and so does any label that is not the class
     labels = manifest.label_sets((f"not {classes[0]}", classes[0]))[:, 1:]
     return labels, _has_label(manifest)
+
+
+def _foreign(manifest: Manifest, classes: Sequence[str]) -> bool:
+    """Whether there are labels, but none is a class: another vocabulary, or names not given."""
+    return bool(manifest.label_names) and manifest.unknown_labels(classes) == manifest.label_names
 
 
 def _has_label(manifest: Manifest) -> np.ndarray:
@@ -415,8 +423,16 @@ def _label_findings(subject: Subject, labelled: np.ndarray) -> list[tuple[str, F
     lost = int((_has_label(subject.manifest) & ~labelled).sum())
     names = ", ".join(display(name) for name in unknown[:5]) + (" …" if len(unknown) > 5 else "")
     said = f"Some labels are no class of the network: {names}. {lost} images have no other label."
+    verdict: Verdict = "notice"
+    if _foreign(subject.manifest, subject.classes):
+        verdict = "warning"
+        said = (
+            f"No label is a class of the network: labels {names}; classes "
+            f"{', '.join(display(name) for name in subject.classes[:5])}{' …' * (len(subject.classes) > 5)}. "
+            "They count as no label; name the outputs in their order with --classes if they should match."
+        )
     return [
-        (HOST, Finding("unknown-labels", "notice", said, effect=float(lost), n=len(labelled), unit="images"))
+        (HOST, Finding("unknown-labels", verdict, said, effect=float(lost), n=len(labelled), unit="images"))
     ]
 
 
