@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NOTE_FILE = HERE / "demo.toml"
+NOTE_FILE = Path(os.path.relpath(HERE / "demo.toml"))
 
 
 def commands(folder: Path) -> list[list[str]]:

@@ -398,7 +398,7 @@ def _known_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[np.ndarra
     if len(classes) != 1:
         if _foreign(manifest, classes):
             nothing = np.zeros((len(manifest), len(classes)), dtype=bool)
-            return nothing, nothing.any(axis=1)
+            return nothing, np.zeros(len(manifest), dtype=bool)
         labels = manifest.label_sets(classes)
         return labels, np.asarray(labels.any(axis=1))
     # One logit: 0 says absent and 1 present, and so does any label that is not the class
