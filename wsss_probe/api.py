@@ -64,8 +64,16 @@ def audit(
     host = PluginHost(strict=resolved.strict)
     host.load(only=resolved.only_plugins, without=resolved.no_plugin)
     prepared = prepared_audit(resolved, host, model, images, trust_code)
-    command = f"wsss_probe.audit({resolved.model!r}, {resolved.images!r})"
+    command = f"wsss_probe.audit({_named(model)}, {_named(images)})"
     return perform(prepared, run_folder(resolved, prepared.subject), command, progress)
+
+
+def _named(argument: object) -> str:
+    """Show an argument of a call; what lives in memory is named by its type."""
+    if isinstance(argument, str | Path):
+        return repr(str(argument))
+    shape = f" {tuple(argument.shape)}" if isinstance(argument, Tensor) else ""
+    return f"<{type(argument).__name__}{shape}>"
 
 
 def prepared_audit(
@@ -106,7 +114,7 @@ def _source(images: Images) -> Source | None:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Price of an audit, from a rehearsal on its first images.
+    """Price of an audit, from a rehearsal on some of its images.
 
     Parameters
     ----------
@@ -145,7 +153,7 @@ class _Part:
 
 
 def forecast(prepared: Prepared) -> Forecast:
-    """Run the survey on a few images in memory, and scale up.
+    """Run the survey on a few images in memory, and scale up; a control costs less than the network.
 
     Parameters
     ----------
@@ -154,23 +162,28 @@ def forecast(prepared: Prepared) -> Forecast:
     Returns
     -------
     Forecast
+        Passes after the first, which read summaries, are not in it.
     """
-    import time
-
     total = len(prepared.subject.source)
     number = min(total, prepared.plan.execution.batch_size)
     chosen = np.unique(np.linspace(0, total - 1, number).astype(int))
     part = _Part(prepared.subject.source, tuple(int(i) for i in chosen))
+    controls = len(prepared.plan.controls)
+    own = _rehearsed(prepared, part)
+    other = _rehearsed(replace(prepared, plan=prepared.plan.for_control("")), part) if controls else (0.0, 0)
+    seconds, stored = (total / len(part) * (a + controls * b) for a, b in zip(own, other, strict=True))
+    return Forecast(total, 1 + controls, seconds, int(stored), len(part))
+
+
+def _rehearsed(prepared: Prepared, part: _Part) -> tuple[float, int]:
+    """Seconds and bytes of one network on some images."""
+    import time
+
     store = Store(None, len(part), prepared.plan.execution.shard, prepared.plan.id)
-    task = _task(prepared, part, store, prepared.labels[chosen])
+    task = _task(prepared, part, store, prepared.labels[list(part.chosen)])
     started = time.perf_counter()
     run_stage(task)
-    seconds = time.perf_counter() - started
-    networks = 1 + len(prepared.plan.controls)
-    scale = total / len(part)
-    return Forecast(
-        total, networks, seconds * scale * networks, int(store.bytes_stored() * scale * networks), len(part)
-    )
+    return time.perf_counter() - started, store.bytes_stored()
 
 
 def survey_task(prepared: Prepared, store: Store) -> Task:
@@ -186,7 +199,7 @@ def _task(prepared: Prepared, source: Source, store: Store, labels: np.ndarray) 
         labels=labels,
         survey=prepared.survey,
         explainers=prepared.explainers,
-        probes=prepared.stages[0] if prepared.stages else (),
+        probes=prepared.stages[0],
         needs=prepared.needs,
         store=store,
         host=prepared.host,

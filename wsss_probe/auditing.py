@@ -24,6 +24,7 @@ from wsss_probe.findings import (
     certificate_finding,
     control_findings,
     quarantine_finding,
+    read_findings,
     storage_finding,
     total,
     write_findings,
@@ -132,8 +133,6 @@ def _require_free(folder: Path) -> None:
 
 
 def _already(folder: Path) -> AuditOutcome:
-    from wsss_probe.findings import read_findings
-
     record = read_record(folder)
     return AuditOutcome(folder, ExitCode(record["exit_code"]), tuple(read_findings(folder)), 0)
 

@@ -102,18 +102,22 @@ def _print_outcome(outcome: AuditOutcome) -> None:
 def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) -> None:
     """Print the layers of a network and what each plugin accepts."""
     from wsss_probe.api import prepared_audit
+    from wsss_probe.config import MaskOptions
+    from wsss_probe.matching import match_explainers
 
     named = replace_options(options, layers=("auto",), controls="none")
     if not (named.images or named.manifest):
+        named = replace_options(named, masks=MaskOptions(), max_images=0)
         subject = _blank_subject(named, host, trust_code)
     else:
         subject = prepared_audit(named, host, trust_code=trust_code).subject
-    explainers = [offered.item for offered in host.collect_explainers()]
+    running = [info for info in subject.layers if info.calls]
+    pairs = match_explainers(host, {}, running, subject.head).pairs
     table = Table(box=None, pad_edge=False)
     for heading in ("layer", "type", "output", "stride", "field", "calls", "suits"):
         table.add_column(heading)
     for info in subject.layers:
-        suits = [e.name for e in explainers if info.calls and not e.accepts(info, subject.head)]
+        suits = [name for name, layer in pairs if layer == info.name]
         cells = (
             ("* " if info.name in subject.chosen.names else "  ") + info.name,
             info.type,
@@ -184,11 +188,13 @@ def make_manifest(request: ManifestRequest) -> str:
 
     given = Path(request.folder)
     table = given.suffix in {".csv", ".parquet"}
+    _refuse_idle(request, table)
     manifest = read_manifest(given) if table else discover(given, pattern=request.pattern)
     said = f"{len(manifest.frame)} images"
-    if request.tile:
+    if request.tile is not None:
         rules = _mask_rules(request.label_from_mask)
-        tiling = tile(manifest, request.tile, request.stride or request.tile, label_from_mask=rules)
+        stride = request.tile if request.stride is None else request.stride
+        tiling = tile(manifest, request.tile, stride, label_from_mask=rules)
         manifest = tiling.manifest
         dropped = ", ".join(f"{number} {why}" for why, number in tiling.dropped.items() if number)
         said = f"{len(manifest.frame)} tiles" + (f" (dropped: {dropped})" if dropped else "")
@@ -201,13 +207,24 @@ def make_manifest(request: ManifestRequest) -> str:
     return f"{request.out}: {said}{_label_summary(manifest)}"
 
 
+def _refuse_idle(request: ManifestRequest, table: bool) -> None:
+    """A flag that would do nothing was meant to do something."""
+    idle: dict[str, str | int | None] = {"--pattern": request.pattern} if table else {}
+    if request.tile is None:
+        idle |= {"--stride": request.stride, "--label-from-mask": request.label_from_mask}
+    given = [flag for flag, value in idle.items() if value is not None]
+    if given:
+        msg = f"{' and '.join(given)} would do nothing here"
+        raise UsageError(msg, wanted="--pattern with a folder, the others with --tile")
+
+
 def _label_summary(manifest: Manifest) -> str:
     counts = manifest.frame["label"].value_counts(sort=False)
     named = [f"{display(str(label))} {number}" for label, number in counts.items() if label != ""]
     return "; " + ", ".join(sorted(named)) if 0 < len(named) <= 20 else ""
 
 
-_RULE = re.compile(r"(?P<label>[^:]+):(?P<mask>.+?)(?P<sign>>=|<=)(?P<share>[0-9.]+)")
+_RULE = re.compile(r"(?P<label>[^:]+):(?P<mask>.+?)(?P<sign>>=|<=)(?P<share>[0-9]*\.?[0-9]+)")
 
 
 def _mask_rules(text: str | None) -> tuple[MaskRule, ...]:

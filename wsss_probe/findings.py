@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Finding
+from wsss_probe.errors import CorruptRunError
 
 if TYPE_CHECKING:
     from wsss_probe.certificate import Certificate
@@ -39,8 +40,13 @@ def write_findings(folder: Path, findings: Sequence[Made]) -> None:
 
 def read_findings(folder: Path) -> list[Made]:
     """Read what :func:`write_findings` wrote."""
-    rows = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
-    return [(row.pop("plugin"), _finding(row)) for row in rows]
+    path = folder / "findings.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [(row.pop("plugin"), _finding(row)) for row in rows]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = f"'{path}' cannot be read"
+        raise CorruptRunError(msg, found=str(error), remedy="delete the folder and run again") from error
 
 
 def _finding(row: dict[str, Any]) -> Finding:
@@ -49,13 +55,20 @@ def _finding(row: dict[str, Any]) -> Finding:
 
 
 def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
-    """NaN has no place in JSON: undefined is null."""
-    plain = dict(values)
-    if plain["effect"] is not None and not math.isfinite(plain["effect"]):
-        plain["effect"] = None
-    if plain["interval"] is not None and not all(map(math.isfinite, plain["interval"])):
-        plain["interval"] = None
-    return plain
+    """Plain numbers instead of numpy's; NaN has no place in JSON: undefined is null."""
+    low, high = values["interval"] or (None, None)
+    bounds = (_finite(low), _finite(high))
+    return {
+        **values,
+        "effect": _finite(values["effect"]),
+        "interval": None if None in bounds else bounds,
+        "n": None if values["n"] is None else int(values["n"]),
+        "groups": None if values["groups"] is None else int(values["groups"]),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def certificate_finding(certificate: Certificate) -> Finding:

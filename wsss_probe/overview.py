@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -11,7 +11,9 @@ import pandas as pd
 
 from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Block, Finding, Gallery, Picture, Section, Table, Text
+from wsss_probe.errors import CorruptRunError
 from wsss_probe.names import display
+from wsss_probe.performance import top_right
 from wsss_probe.report import Document, dumps, loads, write
 
 if TYPE_CHECKING:
@@ -66,19 +68,31 @@ def render_again(folder: Path) -> Path:
     -------
     Path
         The report.
+
+    Raises
+    ------
+    CorruptRunError
+        When the run does not keep its report, or not as it was written.
     """
-    text = (folder / "report.json").read_text(encoding="utf-8")
+    try:
+        text = (folder / "report.json").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        msg = f"'{folder / 'report.json'}' cannot be read"
+        raise CorruptRunError(msg, found=str(error), remedy="delete the folder and run again") from error
     write(loads(text), folder / "report.html")
     return folder / "report.html"
 
 
 def _subtitle(prepared: Prepared, record: Mapping[str, Any]) -> str:
-    images = record["data"]["images"]
-    layers, controls = len(record["layers"]), len(record["controls"])
-    return (
-        f"{images} images, {layers} layer{'s' * (layers != 1)}, {len(prepared.explainers)} explainers, "
-        f"{len(record['probes']) - len(prepared.explainers)} probes, {controls} control networks"
-    )
+    explainers = len(prepared.explainers)
+    counts = {
+        "image": record["data"]["images"],
+        "layer": len(record["layers"]),
+        "explainer": explainers,
+        "probe": len(record["probes"]) - explainers,
+        "control network": len(record["controls"]),
+    }
+    return ", ".join(f"{number} {what}{'s' * (number != 1)}" for what, number in counts.items())
 
 
 # -- the subject -------------------------------------------------------------------------------
@@ -106,7 +120,8 @@ def _subject(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any]) -> 
     ]
     counts = _label_counts(prepared)
     if counts is not None:
-        blocks.append(Table(counts, "Readable and unreadable images per label, as the manifest says."))
+        caption = "Readable and unreadable images per label, as the manifest says."
+        blocks.append(Table(counts.head(_SHOWN_ROWS), caption + _cut(counts)))
     return Section("verdict", "What was audited", tuple(blocks))
 
 
@@ -149,7 +164,12 @@ def _label_counts(prepared: Prepared) -> pd.DataFrame | None:
     counts = frame.groupby(["label", "split"], sort=True).size().reset_index(name="images")
     counts["label"] = [display(str(label)) or "–" for label in counts["label"]]
     counts["split"] = [display(str(split)) or "–" for split in counts["split"]]
-    return counts.head(_SHOWN_ROWS)
+    return counts
+
+
+def _cut(frame: pd.DataFrame) -> str:
+    """Say so where a table does not show all of its rows."""
+    return f" The first {_SHOWN_ROWS} of {len(frame)} rows." if len(frame) > _SHOWN_ROWS else ""
 
 
 # -- where does it look ------------------------------------------------------------------------
@@ -185,11 +205,19 @@ def _row(prepared: Prepared, run: AuditedRun, index: int) -> tuple[str, tuple[Pi
 
 def _image_title(run: AuditedRun, index: int) -> str:
     logits = run.logits.isel(image=index).values
-    predicted = run.survey.classes[int(np.nanargmax(logits))] if np.isfinite(logits).any() else "–"
+    predicted = _predicted(logits, run.survey.classes)
     name = run.images["name"].iloc[index]
     label = display(str(run.images["label"].iloc[index]))
     said = f", labelled {label}" if label else ""
     return f"{name}: predicted {display(predicted)}{said}"
+
+
+def _predicted(logits: np.ndarray, classes: Sequence[str]) -> str:
+    """Name of the class with the largest logit; a single logit may also say that its class is absent."""
+    if not np.isfinite(logits).any():
+        return "–"
+    absent = len(classes) == 1 and logits[0] <= 0
+    return f"not {classes[0]}" if absent else classes[int(np.nanargmax(logits))]
 
 
 def _chosen_images(prepared: Prepared, run: AuditedRun) -> list[int]:
@@ -199,10 +227,10 @@ def _chosen_images(prepared: Prepared, run: AuditedRun) -> list[int]:
     if not len(usable):
         return []
     margin = np.sort(logits[usable], axis=1)
-    confidence = margin[:, -1] - (margin[:, -2] if margin.shape[1] > 1 else 0)
-    predicted = logits[usable].argmax(axis=1)
-    labels = prepared.labels[usable]
-    wrong = labels.any(axis=1) & ~labels[np.arange(len(usable)), predicted]
+    single = margin.shape[1] == 1
+    confidence = np.abs(margin[:, 0]) if single else margin[:, -1] - margin[:, -2]
+    predicted = margin[:, 0] > 0 if single else logits[usable].argmax(axis=1)
+    wrong = prepared.labelled[usable] & ~top_right(logits[usable], prepared.labels[usable])
     by_confidence = np.argsort(-confidence, kind="stable")
     errors = [i for i in by_confidence if wrong[i]][: _SHOWN_IMAGES // 2]
     others = _spread(by_confidence[~wrong[by_confidence]], predicted, _SHOWN_IMAGES - len(errors))
@@ -232,7 +260,7 @@ def _failures(run: AuditedRun, record: Mapping[str, Any]) -> Section:
     quarantine = pd.read_csv(run.path / "quarantine.csv", keep_default_na=False)
     if len(quarantine):
         caption = f"Images and masks that could not be used ({len(quarantine)}); they count nowhere."
-        blocks.append(Table(quarantine.head(_SHOWN_ROWS), caption))
+        blocks.append(Table(quarantine.head(_SHOWN_ROWS), caption + _cut(quarantine)))
     if record["refused"]:
         frame = pd.DataFrame(record["refused"], columns=["explainer", "layer", "why it does not suit"])
         blocks.append(Table(frame, "Explainers that were not run at a layer."))

@@ -395,15 +395,20 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
 
 def _known_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Labels as sets, (image, class), and where they are known, (image,)."""
-    if len(classes) != 1:
-        if _foreign(manifest, classes):
-            nothing = np.zeros((len(manifest), len(classes)), dtype=bool)
-            return nothing, np.zeros(len(manifest), dtype=bool)
-        labels = manifest.label_sets(classes)
-        return labels, np.asarray(labels.any(axis=1))
-    # One logit: 0 says absent and 1 present, and so does any label that is not the class
-    labels = manifest.label_sets((f"not {classes[0]}", classes[0]))[:, 1:]
-    return labels, _has_label(manifest)
+    outcomes = _outcomes(classes)
+    if _foreign(manifest, outcomes):
+        nothing = np.zeros((len(manifest), len(classes)), dtype=bool)
+        return nothing, np.zeros(len(manifest), dtype=bool)
+    labels = manifest.label_sets(outcomes)
+    if len(classes) == 1:
+        # a label that is not the only class says that it is absent
+        return labels[:, 1:], _has_label(manifest)
+    return labels, np.asarray(labels.any(axis=1))
+
+
+def _outcomes(classes: Sequence[str]) -> Sequence[str]:
+    """What labels may say, by number: of a single logit 0 says absent and 1 present."""
+    return classes if len(classes) != 1 else (f"not {classes[0]}", classes[0])
 
 
 def _foreign(manifest: Manifest, classes: Sequence[str]) -> bool:
@@ -417,14 +422,15 @@ def _has_label(manifest: Manifest) -> np.ndarray:
 
 def _label_findings(subject: Subject, labelled: np.ndarray) -> list[tuple[str, Finding]]:
     """Name labels that are no class of the network; they are easily a misspelt name."""
-    unknown = subject.manifest.unknown_labels(subject.classes)
-    if not unknown or len(subject.classes) == 1:
+    outcomes = _outcomes(subject.classes)
+    unknown, foreign = subject.manifest.unknown_labels(outcomes), _foreign(subject.manifest, outcomes)
+    if not unknown or (len(subject.classes) == 1 and not foreign):
         return []
     lost = int((_has_label(subject.manifest) & ~labelled).sum())
     names = ", ".join(display(name) for name in unknown[:5]) + (" …" if len(unknown) > 5 else "")
     said = f"Some labels are no class of the network: {names}. {lost} images have no other label."
     verdict: Verdict = "notice"
-    if _foreign(subject.manifest, subject.classes):
+    if foreign:
         verdict = "warning"
         said = (
             f"No label is a class of the network: labels {names}; classes "

@@ -11,10 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from wsss_probe.controls import is_alive
-from wsss_probe.errors import CorruptRunError, UsageError
+from wsss_probe.errors import CorruptRunError, ExitCode, UsageError
+from wsss_probe.findings import read_findings
 from wsss_probe.store import Store, open_tree
 from wsss_probe.survey import activation_path, probe_path, relevance_path
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from wsss_probe.images import Source
 
 __all__ = ["AuditedRun", "ControlRun", "open_run", "read_record"]
+
+_AGAIN: Final = "delete the folder and run the audit again"
 
 
 @dataclass(frozen=True)
@@ -171,15 +174,17 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
-        partial = Path(folder).with_name(Path(folder).name + ".partial")
+        named = Path(folder).resolve()
+        partial = named.with_name(named.name + ".partial")
         remedy = "run the same audit again to finish it" if partial.exists() else "give a folder of 'audit'"
         msg = f"'{folder}' is not a finished run"
         raise UsageError(msg, wanted="a folder with run.json", remedy=remedy)
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        record["plan"], record["model"]["name"], ExitCode(record["exit_code"])
+    except (ValueError, KeyError, TypeError) as error:
         msg = f"'{path}' cannot be read"
-        raise CorruptRunError(msg, found=str(error), remedy="run the audit again") from error
+        raise CorruptRunError(msg, found=str(error), remedy=_AGAIN) from error
     return record
 
 
@@ -206,13 +211,19 @@ def open_run(path: str | Path) -> xr.DataTree:
     """
     folder = Path(path)
     record = read_record(folder)
-    tree = open_tree(folder / "data.zarr")
+    tree = _tables(folder)
     for name in record.get("controls", {}):
-        tree[f"controls/{name}"] = open_tree(folder / "controls" / name / "data.zarr")
-    findings = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
+        tree[f"controls/{name}"] = _tables(folder / "controls" / name)
     tree.attrs["model"] = str(record["model"]["name"])
     tree.attrs["plan"] = str(record["plan"])
-    for finding in findings:
-        key = f"{finding['verdict']}: {finding['plugin']}/{finding['name']}"
-        tree.attrs[key] = str(finding["statement"])
+    for plugin, finding in read_findings(folder):
+        tree.attrs[f"{finding.verdict}: {plugin}/{finding.name}"] = finding.statement
     return tree
+
+
+def _tables(folder: Path) -> xr.DataTree:
+    try:
+        return open_tree(folder / "data.zarr")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"the tables of '{folder}' cannot be opened"
+        raise CorruptRunError(msg, found=str(error), remedy=_AGAIN) from error

@@ -69,7 +69,7 @@ class LedgerLine:
     arrays: Mapping[str, str]
     counters: Mapping[str, int]
     unreadable: Mapping[str, str]
-    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
 
 
 @contextmanager
