@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["AuditOutcome", "perform"]
 
 _FEW_BAD = 5
+_UNTRAINED = "The network has random weights, as asked: nothing below was learned by it."
 _CONTROL_BATCHES = 4
 
 Advance = Callable[[int], None]
@@ -402,6 +403,9 @@ def _findings(
     note = prepared.options.note
     own = [
         Finding("note", "notice", f"About these data: {note}") if note else None,
+        Finding("untrained", "warning", _UNTRAINED)
+        if prepared.plan.model.get("weights") == "random"
+        else None,
         performance_finding(performance),
         certificate_finding(certificate),
         quarantine_finding(_unreadable(lines), len(run.images)),

@@ -12,6 +12,7 @@ import pandas as pd
 from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Block, Finding, Gallery, Picture, Section, Table, Text
 from wsss_probe.errors import CorruptRunError
+from wsss_probe.findings import HOST
 from wsss_probe.names import display
 from wsss_probe.performance import top_right
 from wsss_probe.report import Document, dumps, loads, write
@@ -47,7 +48,7 @@ def write_report(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any],
     own = (_subject(prepared, run, record), _relevance(prepared, run), _failures(run, record), _made(record))
     document = Document(
         title=f"Audit of {display(str(record['model']['name']))}",
-        subtitle=_subtitle(prepared, record),
+        subtitle=_subtitle(prepared, record, findings),
         findings=tuple(findings),
         sections=(*(section for section in own if section), *sections),
         cards=tuple((o.plugin, o.item.card) for o in prepared.explainers),
@@ -83,7 +84,8 @@ def render_again(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _subtitle(prepared: Prepared, record: Mapping[str, Any]) -> str:
+def _subtitle(prepared: Prepared, record: Mapping[str, Any], findings: Sequence[tuple[str, Finding]]) -> str:
+    """How good the classifier is, first of all; then what was audited."""
     explainers = len(prepared.explainers)
     counts = {
         "image": record["data"]["images"],
@@ -92,7 +94,14 @@ def _subtitle(prepared: Prepared, record: Mapping[str, Any]) -> str:
         "probe": len(record["probes"]) - explainers,
         "control network": len(record["controls"]),
     }
-    return ", ".join(f"{number} {what}{'s' * (number != 1)}" for what, number in counts.items())
+    size = ", ".join(f"{number} {what}{'s' * (number != 1)}" for what, number in counts.items())
+    judged = next((f for plugin, f in findings if (plugin, f.name) == (HOST, "classifier")), None)
+    if judged is None or judged.effect is None or judged.interval is None:
+        return f"Classifier not judged. {size}."
+    low, high = judged.interval
+    return (
+        f"Classifier: AUC {judged.effect:.3f} [{low:.3f}, {high:.3f}] on {judged.n} labelled images. {size}."
+    )
 
 
 # -- the subject -------------------------------------------------------------------------------
@@ -232,9 +241,18 @@ def _chosen_images(prepared: Prepared, run: AuditedRun) -> list[int]:
     predicted = margin[:, 0] > 0 if single else logits[usable].argmax(axis=1)
     wrong = prepared.labelled[usable] & ~top_right(logits[usable], prepared.labels[usable])
     by_confidence = np.argsort(-confidence, kind="stable")
-    errors = [i for i in by_confidence if wrong[i]][: _SHOWN_IMAGES // 2]
-    others = _spread(by_confidence[~wrong[by_confidence]], predicted, _SHOWN_IMAGES - len(errors))
+    owner = np.arange(len(usable)) if run.groups is None else run.groups[usable]
+    errors = _one_a_group([i for i in by_confidence if wrong[i]], owner)[: _SHOWN_IMAGES // 2]
+    right = np.array(_one_a_group(by_confidence[~wrong[by_confidence]], owner), dtype=int)
+    others = _spread(right, predicted, _SHOWN_IMAGES - len(errors))
     return [int(usable[i]) for i in [*errors, *others]]
+
+
+def _one_a_group(order: Sequence[int] | np.ndarray, groups: np.ndarray) -> list[int]:
+    """Keep the first of each group, then the others: tiles of one image look alike."""
+    first = {groups[index]: index for index in reversed(list(order))}
+    chosen = set(first.values())
+    return [i for i in order if i in chosen] + [i for i in order if i not in chosen]
 
 
 def _spread(order: np.ndarray, classes: np.ndarray, wanted: int) -> list[int]:
