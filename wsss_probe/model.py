@@ -369,7 +369,7 @@ def _class_names(requested: tuple[str, ...], known: tuple[str, ...], logits: int
     """The user's names, else the source's if there are as many as logits, else numbers."""
     if requested:
         _check_names(requested, logits)
-        return requested
+        return _unique(requested)
     if known and logits in {None, len(known)}:
         return _unique(known)
     return tuple(f"class {index}" for index in range(logits or 0))
@@ -382,12 +382,9 @@ def _check_names(names: tuple[str, ...], logits: int | None) -> None:
             found=f"{len(names)} names",
             wanted=f"{logits}, one per logit",
         )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise UsageError("class names must differ", found=f"{printable(twice[0])!r} more than once")
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names become coordinates: one that stands twice gets its index."""
+    """Names become coordinates: one that stands twice, as ImageNet's cranes do, gets its index."""
     counts = Counter(names)
     return tuple(f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names))
