@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,9 +25,21 @@ from wsss_probe.survey import Task, run_stage
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Forecast", "audit", "forecast", "prepared_audit", "record", "run_folder", "survey_task"]
+__all__ = [
+    "Forecast",
+    "audit",
+    "forecast",
+    "prepared_audit",
+    "record",
+    "require_affordable",
+    "run_folder",
+    "survey_task",
+]
 
 Images = str | Path | Tensor | Source
+
+FREE_SHARE: Final = 0.25
+"""Share of the free disk that one run may take."""
 
 
 def audit(
@@ -65,7 +79,9 @@ def audit(
     host.load(only=resolved.only_plugins, without=resolved.no_plugin)
     prepared = prepared_audit(resolved, host, model, images, trust_code)
     command = f"wsss_probe.audit({_named(model)}, {_named(images)})"
-    return perform(prepared, run_folder(resolved, prepared.subject), command, progress)
+    folder = run_folder(resolved, prepared.subject)
+    require_affordable(prepared, folder)
+    return perform(prepared, folder, command, progress)
 
 
 def _named(argument: object) -> str:
@@ -204,6 +220,45 @@ def _task(prepared: Prepared, source: Source, store: Store, labels: np.ndarray) 
         store=store,
         host=prepared.host,
     )
+
+
+def require_affordable(prepared: Prepared, folder: Path) -> None:
+    """Refuse an audit whose maps exceed the byte budget, with its price, before anything is written.
+
+    Only where the uncompressed maps exceed it is a rehearsal run, to learn how far they compress.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    folder : Path
+        Where the run will lie; a quarter of what is free there is a limit, too.
+
+    Raises
+    ------
+    UsageError
+        With the predicted size, the limit and what to change.
+    """
+    existing = next(path for path in [folder, *folder.resolve().parents] if path.exists())
+    limit = min(prepared.options.budget_gb * 1e9, shutil.disk_usage(existing).free * FREE_SHARE)
+    if _uncompressed(prepared) <= limit:
+        return
+    predicted = forecast(prepared).bytes
+    if predicted > limit:
+        msg = "the tables of this audit exceed the byte budget"
+        raise UsageError(
+            msg,
+            found=f"{predicted / 1e9:.3g} GB predicted",
+            wanted=f"at most {limit / 1e9:.3g} GB",
+            remedy="fewer --layers, --store-activations or --max-images, or a larger --budget-gb",
+        )
+
+
+def _uncompressed(prepared: Prepared) -> int:
+    """Bytes of all stored maps if nothing compressed: activations in half, relevance in full precision."""
+    layers, plan = prepared.survey.layers, prepared.plan
+    kept = sum(2 * math.prod(layers[name].shape) for name in plan.stored)
+    mapped = sum(4 * math.prod(layers[name].shape[1:]) for _, name in plan.relevance)
+    return len(prepared.subject.source) * (kept + mapped * len(prepared.survey.targets))
 
 
 # -- activations as data -----------------------------------------------------------------------

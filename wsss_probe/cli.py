@@ -67,6 +67,7 @@ MaxImages = Annotated[int | None, typer.Option(help="Audit at most this many ima
 MaxBad = Annotated[
     float | None, typer.Option("--max-bad-fraction", help="Stop above this share of bad images.")
 ]
+Budget = Annotated[float | None, typer.Option("--budget-gb", help="Refuse runs predicted to be larger.")]
 Store = Annotated[str | None, typer.Option("--store-activations", help="Keep the maps of these layers.")]
 AllowMissing = Annotated[
     str | None, typer.Option(help="Tensors that the checkpoint may lack; comma-separated.")
@@ -101,6 +102,7 @@ def audit(
     max_images: MaxImages = None,
     max_bad_fraction: MaxBad = None,
     store_activations: Store = None,
+    budget_gb: Budget = None,
     allow_missing: AllowMissing = None,
     trust_code: TrustCode = False,
     strict: Strict = False,

@@ -47,7 +47,7 @@ def run_audit(
 
     from wsss_probe import progress
     from wsss_probe.allocator import tune_allocator
-    from wsss_probe.api import command_line, prepared_audit, run_folder
+    from wsss_probe.api import command_line, prepared_audit, require_affordable, run_folder
     from wsss_probe.auditing import perform
 
     tune_allocator()
@@ -56,6 +56,7 @@ def run_audit(
     if dry_run:
         _print_forecast(prepared, folder)
         return
+    require_affordable(prepared, folder)
     watch = progress.lines if quiet else progress.bar
     outcome = perform(prepared, folder, command_line(sys.argv[1:]), watch)
     _print_outcome(outcome)

@@ -14,7 +14,7 @@ import xarray as xr
 
 import wsss_probe
 from wsss_probe.certificate import fingerprint
-from wsss_probe.errors import ExitCode, PlanError, ProbeError
+from wsss_probe.errors import ExitCode, PlanError, ProbeError, UsageError
 from wsss_probe.testing.models import PLANTED_CHANNEL, planted_gap
 
 SMALL = {
@@ -286,3 +286,27 @@ def test_interrupt_leaves_a_run_that_resumes(scenes, factory, tmp_path, command)
         assert child.returncode == ExitCode.INTERRUPTED
         assert said.strip().splitlines()[-1] == "wsss-probe: interrupted; the same command resumes"
     assert command(*arguments).returncode == 0
+
+
+class TestBudget:
+    def test_maps_over_budget_are_refused_with_their_price(self, scenes, tmp_path):
+        """An audit whose tables exceed the budget names the predicted size and writes nothing."""
+        asked = {**SMALL, "budget_gb": 1e-6, "store_activations": ("features",), "out": str(tmp_path / "run")}
+        with pytest.raises(
+            UsageError, match=r"exceed the byte budget; found: .* GB predicted; wanted: .*1e-06"
+        ):
+            wsss_probe.audit(planted_gap(), scenes, **asked)
+
+        assert not list(tmp_path.iterdir())
+
+    def test_what_compresses_below_the_budget_is_run(self, scenes, tmp_path):
+        """The measured size decides, not the uncompressed one."""
+        asked = {
+            **SMALL,
+            "controls": "none",
+            "store_activations": ("features",),
+            "out": str(tmp_path / "run"),
+        }
+        outcome = wsss_probe.audit(planted_gap(), scenes, budget_gb=1e-3, **asked)
+
+        assert outcome.exit_code == ExitCode.DONE
