@@ -226,8 +226,8 @@ class Store:
         return [group.path for group in _groups(self._root) if any(True for _ in group.array_keys())]
 
     def bytes_stored(self) -> int:
-        """Compressed size of a store in memory."""
-        return sum(len(buffer) for buffer in self._memory.values())
+        """Compressed size of the arrays of a store in memory; their descriptions do not grow with images."""
+        return sum(len(buffer) for name, buffer in self._memory.items() if not name.endswith("zarr.json"))
 
     def tree(self) -> xr.DataTree:
         """Open all tables, lazily."""
