@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,7 +155,7 @@ def _perform_in(
         controls = []
         for name in plan.controls:
             with progress(f"control {name}", images) as advance:
-                controls.append(_survey_control(prepared, folder, name, advance))
+                controls.append(_survey_control(prepared, folder, (name, audited), advance))
         performance = _performance(prepared, audited.run)
         run, conclusions = _conclude(prepared, audited, tuple(controls), performance)
         sections = _sections(prepared, run)
@@ -223,11 +223,13 @@ def _broken(prepared: Prepared) -> frozenset[str]:
     return frozenset(o.item.name for o in items if prepared.host.disabled("observe", o))
 
 
-def _survey_control(prepared: Prepared, folder: Path, name: str, advance: Advance) -> _Surveyed:
+def _survey_control(
+    prepared: Prepared, folder: Path, control_of: tuple[str, _Surveyed], advance: Advance
+) -> _Surveyed:
+    name, audited = control_of
     plan = prepared.plan.for_control(name)
-    module = make_control(
-        name, prepared.subject.model.module, _control_batches(prepared), plan.execution.seed
-    )
+    batches = _control_batches(prepared, _noted("output", audited.lines))
+    module = make_control(name, prepared.subject.model.module, batches, plan.execution.seed)
     module = working_copy(module, plan.execution)
     surveyed = _survey(replace(prepared, plan=plan), module, folder / "controls" / name, plan, advance)
     run = surveyed.run
@@ -246,13 +248,14 @@ def _survey_control(prepared: Prepared, folder: Path, name: str, advance: Advanc
     return replace(surveyed, run=control)
 
 
-def _control_batches(prepared: Prepared) -> list[Tensor]:
-    """Unlabelled images to adapt a control's normalisation, spread over all images."""
+def _control_batches(prepared: Prepared, unusable: Mapping[int, str]) -> list[Tensor]:
+    """Unlabelled images to adapt a control's normalisation, spread over all; one NaN would kill it."""
     import torch
 
     source, size = prepared.subject.source, prepared.plan.execution.batch_size
     wanted = min(len(source), size * _CONTROL_BATCHES)
-    order = np.unique(np.linspace(0, len(source) - 1, wanted).astype(int))
+    spread = np.unique(np.linspace(0, len(source) - 1, wanted).astype(int))
+    order = [index for index in spread if index not in unusable]
     tensors = [sample.tensor for sample in (source.read(int(i)) for i in order) if sample.tensor is not None]
     return [torch.stack(tensors[low : low + size]) for low in range(0, len(tensors), size)]
 
@@ -278,10 +281,11 @@ def _unreadable(lines: Sequence[LedgerLine]) -> dict[int, str]:
     return {int(key): why for line in first for key, why in line.unreadable.items() if key.isdecimal()}
 
 
-def _mask_errors(lines: Sequence[LedgerLine]) -> dict[int, str]:
+def _noted(what: str, lines: Sequence[LedgerLine]) -> dict[int, str]:
+    """Reasons by image why its ``mask``, or the network's ``output`` for it, counts nowhere."""
     first = [line for line in lines if line.stage == "0"]
     pairs = [(key.partition(":"), why) for line in first for key, why in line.unreadable.items()]
-    return {int(index): why for (kind, _, index), why in pairs if kind == "mask"}
+    return {int(index): why for (kind, _, index), why in pairs if kind == what}
 
 
 def _images(prepared: Prepared, lines: Sequence[LedgerLine]) -> pd.DataFrame:
@@ -315,10 +319,10 @@ def _text(value: object) -> str:
 def _check_quarantine(prepared: Prepared, folder: Path, lines: Sequence[LedgerLine]) -> None:
     """Write ``quarantine.csv``; stop when too many images are unreadable."""
     bad = _unreadable(lines)
-    masks = _mask_errors(lines)
     names = prepared.subject.manifest.frame["image"]
     rows = [("image", "unreadable", i, why) for i, why in sorted(bad.items())]
-    rows += [("mask", "refused", i, why) for i, why in sorted(masks.items())]
+    rows += [("mask", "refused", i, why) for i, why in sorted(_noted("mask", lines).items())]
+    rows += [("output", "not finite", i, why) for i, why in sorted(_noted("output", lines).items())]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["index", "image", "what", "reason"])

@@ -246,6 +246,9 @@ def _named(layers: Sequence[LayerInfo], name: str) -> tuple[list[LayerInfo], str
     layer = exact[0] if exact else _last_call(layers, name)
     if not layer.calls:
         raise _unknown(layers, name, f"layer {name!r} never runs in a forward pass")
+    if not layer.shape:
+        msg = f"layer {name!r} does not put out one tensor (image, channel, ...)"
+        raise ModelError(msg, remedy="name a layer inside it; 'wsss-probe layers' lists them")
     note = f"{name} named by the user"
     return [layer], note if exact else f"{note}: it runs {layer.calls} times, the last call is {layer.name}"
 

@@ -215,28 +215,31 @@ def find_subject(
     examples = _readable(source, _HEAD_IMAGES)
     working = working_copy(model.module, _execution(options))
     examples = examples.to(options.device)
-    classes = _class_names(model, options, _logits(working, examples, model.name))
+    logits = _logits(working, examples, model.name)
+    classes = _class_names(model, options, int(logits.shape[1]))
+    finite = torch.isfinite(logits).all(dim=1)
+    examples = examples[finite] if bool(finite.any()) else examples
     layers = describe_layers(working, examples[:1])
     chosen = choose_layers(layers, options.layers)
     head = find_head(working, examples, layers)
     return Subject(model, working, manifest, source, examples, layers, chosen, head, classes)
 
 
-def _logits(module: nn.Module, examples: Tensor, name: str) -> int:
-    """Count the logits; a network that cannot take such images says so before anything is written."""
+def _logits(module: nn.Module, examples: Tensor, name: str) -> Tensor:
+    """Run the examples; a network that cannot take such images says so before anything is written."""
     try:
         logits = run_pass(module, examples, ()).logits
     except ProbeError:
         raise
     except Exception as error:
-        msg = f"'{name}' fails on images of shape {'x'.join(map(str, examples.shape[1:]))}"
+        msg = f"'{display(name)}' fails on images of shape {'x'.join(map(str, examples.shape[1:]))}"
         raise ModelError(
             msg,
             found=f"{type(error).__name__}: {first_line(error)}",
             remedy="check the size and channels in --preprocess",
         ) from error
     assert logits is not None  # noqa: S101  # asked for by default
-    return int(logits.shape[1])
+    return logits
 
 
 def load_network(

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, final, get_args
+from typing import TYPE_CHECKING, Any, Final, final, get_args
 from urllib.parse import quote, unquote
 
 from wsss_probe.contracts import Block, Conclusion, Finding, Observation, Question, Section, Verdict
@@ -27,6 +27,9 @@ from wsss_probe.tables import (
     kind,
     wrong_type,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "DIMENSIONS",
@@ -137,7 +140,7 @@ def unescape(text: str) -> str:
 # -- tables of a probe ------------------------------------------------------------------------
 
 
-def check_observation(observation: Any, images: int, name: str) -> Observation:
+def check_observation(observation: Any, images: int, name: str, usable: Tensor | None = None) -> Observation:
     """Check what ``Probe.observe`` returned for one batch.
 
     Parameters
@@ -147,6 +150,8 @@ def check_observation(observation: Any, images: int, name: str) -> Observation:
         Length of the batch.
     name : str
         Plugin and probe, for the message.
+    usable : Tensor of bool, (image,), optional
+        The rows of other images are not kept, so their values do not matter.
 
     Returns
     -------
@@ -163,7 +168,7 @@ def check_observation(observation: Any, images: int, name: str) -> Observation:
         raise wrong_type(f"{name}: observe", observation, "Observation(rows=…, partial=…) or None")
     rows, partial = observation.rows, observation.partial
     return Observation(
-        rows=None if rows is None else check_rows(rows, images, name),
+        rows=None if rows is None else check_rows(rows, images, name, usable),
         partial=None if partial is None else check_partial(partial, name),
     )
 

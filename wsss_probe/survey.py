@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from wsss_probe.contracts import Batch, Explainer, LayerInfo, Needs, Observation, Probe, Survey, Target
-from wsss_probe.errors import SchemaError
-from wsss_probe.isolation import PluginFailure
+from wsss_probe.errors import ModelError, SchemaError
+from wsss_probe.isolation import Guard, PluginFailure
 from wsss_probe.resume import Resumer
 from wsss_probe.schema import check_observation, escape
 from wsss_probe.store import LedgerLine, Store, TableBlock
@@ -269,13 +270,16 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
     options = PassOptions(wanted, lambda logits: target_indices(logits, labels, list(wanted)))
     captured = run_pass(task.module, images, _wanted_layers(task), options)
     assert captured.logits is not None  # noqa: S101  # asked for by default
+    _require_shapes(task.survey.layers, captured.activations)
+    decoded = torch.tensor([sample.tensor is not None for sample in samples], device=images.device)
+    indices.setflags(write=False)
     return Batch(
         indices=indices,
         images=images,
         labels=labels,
         masks=_stack_masks(task, samples),
         mask_classes=task.survey.mask_classes,
-        readable=torch.tensor([sample.tensor is not None for sample in samples], device=images.device),
+        readable=decoded & _finite([captured.logits, *captured.activations.values()]),
         logits=captured.logits,
         activations=captured.activations,
         gradients=captured.gradients,
@@ -284,6 +288,25 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
         resume=lambda layer, maps: known.resumer(layer, images)(maps, images),
         tables=task.tables,
     )
+
+
+def _require_shapes(layers: Mapping[str, LayerInfo], activations: Mapping[str, Tensor]) -> None:
+    """Refuse a layer whose outputs make no table, because they differ from batch to batch."""
+    for name, activation in activations.items():
+        found, wanted = tuple(activation.shape[1:]), layers[name].shape
+        if found != wanted:
+            msg = f"layer {name!r} changes its shape between batches"
+            raise ModelError(msg, found=str(found), wanted=str(wanted), remedy="leave it out of --layers")
+
+
+def _finite(outputs: Sequence[Tensor]) -> Tensor:
+    """Mark the images for which the network gives neither NaN nor infinity, (image,)."""
+    finite = torch.ones(len(outputs[0]), dtype=torch.bool, device=outputs[0].device)
+    for output in outputs:
+        # a sum is cheap and shows every such value; it may also overflow, so each value is looked at then
+        if not torch.isfinite(output.float().sum(dim=tuple(range(1, output.ndim)))).all():
+            finite &= torch.isfinite(output).flatten(1).all(dim=1)
+    return finite
 
 
 def _logits(module: nn.Module, images: Tensor) -> Tensor:
@@ -333,8 +356,21 @@ def _form(table: xr.Dataset) -> object:
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
-    result: np.ndarray = tensor.detach().float().cpu().numpy()
-    return result
+    """Copy a tensor: a plugin may write into what it was lent, or keep what it returned."""
+    return np.array(tensor.detach().float().cpu().numpy())
+
+
+@dataclass(slots=True)
+class _Lent:
+    """A batch as plugins get it, made anew when one that failed may have written into it."""
+
+    make: Callable[[], Batch]
+    batch: Batch
+
+    def after(self, guard: Guard) -> None:
+        """Make the batch anew if the guarded block has failed."""
+        if guard.enabled and guard.failure:
+            self.batch = self.make()
 
 
 def _recorded(task: Task, batch: Batch) -> dict[str, TableBlock]:
@@ -355,18 +391,19 @@ def _recorded(task: Task, batch: Batch) -> dict[str, TableBlock]:
     return tables
 
 
-def _relevance(task: Task, batch: Batch) -> dict[str, TableBlock]:
+def _relevance(task: Task, lent: _Lent) -> dict[str, TableBlock]:
     """Relevance maps of every explainer, for the first target, for other named ones, and by class."""
     offered = {item.item.name: item for item in task.explainers}
     tables = {}
     for name, layer in task.plan.relevance:
-        with task.host.guarded("attribute", offered[name], batch) as guard:
+        with task.host.guarded("attribute", offered[name], lent.batch) as guard:
             if not guard.enabled:
                 continue
-            variables = _attributed(task, offered[name].item, layer, batch)
+            variables = _attributed(task, offered[name].item, layer, lent.batch)
             coords = _class_coordinate(task)
             attrs = {"layer": layer, "explainer": name, "target": str(task.survey.targets[0])}
             tables[relevance_path(name, layer)] = TableBlock(variables, coords, attrs)
+        lent.after(guard)
     return tables
 
 
@@ -380,7 +417,7 @@ def _attributed(task: Task, explainer: Explainer, layer: str, batch: Batch) -> V
     by_target = {}
     for target in task.survey.targets:
         maps = explainer.attribute(batch, layer, target)
-        check_relevance(maps, (len(batch.indices), *grid), explainer.name)
+        check_relevance(maps, (len(batch.indices), *grid), explainer.name, batch.readable)
         by_target[target] = _numpy(maps)
     variables: Variables = {"relevance": (("image", "row", "column"), by_target[task.survey.targets[0]])}
     variables |= {
@@ -392,15 +429,18 @@ def _attributed(task: Task, explainer: Explainer, layer: str, batch: Batch) -> V
     return variables
 
 
-def _observed(task: Task, batch: Batch, known: _Known) -> dict[str, TableBlock]:
+def _observed(task: Task, lent: _Lent, known: _Known) -> dict[str, TableBlock]:
     tables: dict[str, TableBlock] = {}
     for offered in task.probes:
+        name, batch = offered.item.name, lent.batch
         with task.host.guarded("observe", offered, batch) as guard:
             if not guard.enabled:
                 continue
-            observed = check_observation(offered.item.observe(batch), len(batch.indices), offered.item.name)
-            known.require_same_form(offered.item.name, observed)
-            tables |= _observation_tables(offered.item.name, observed)
+            answer = offered.item.observe(batch)
+            observed = check_observation(answer, len(batch.indices), name, batch.readable)
+            known.require_same_form(name, observed)
+            tables |= _observation_tables(name, observed)
+        lent.after(guard)
     return tables
 
 
@@ -431,23 +471,38 @@ def _shard(task: Task, index: int, batches: Iterator[list[Sample]], known: _Know
     """Compute and write one shard; a pure function of the plan and the index."""
     pieces: list[dict[str, TableBlock]] = []
     samples: list[Sample] = []
+    usable: list[np.ndarray] = []
     failed = len(task.host.failures)
     for part in _batch_ranges(task, index):
         read = next(batches)
         assert [sample.index for sample in read] == list(part)  # noqa: S101  # indices never shift
         samples += [_without_tensor(sample) for sample in read]
-        batch = _batch(task, read, known)
-        own = {**_recorded(task, batch), **_relevance(task, batch)} if task.first else {}
-        pieces.append({**own, **_observed(task, batch, known)})
+        lent = _Lent(partial(_batch, task, read, known), _batch(task, read, known))
+        usable.append(lent.batch.readable.cpu().numpy())
+        own = {**_recorded(task, lent.batch), **_relevance(task, lent)} if task.first else {}
+        pieces.append({**own, **_observed(task, lent, known)})
     readable = np.array([not sample.error for sample in samples])
-    tables = {path: _joined([p[path] for p in pieces if path in p], readable) for path in _common(pieces)}
-    unreadable = {str(sample.index): sample.error for sample in samples if sample.error}
-    mask_errors = {f"mask:{s.index}": s.mask_error for s in samples if s.mask_error}
-    counters = _defects(tables, readable)
+    tables = {}
+    for path in _common(pieces):
+        rows = readable if path.startswith(_OWN_TABLES) else np.concatenate(usable)
+        tables[path] = _joined([piece[path] for piece in pieces], rows)
     failures = [failure.to_dict() for failure in task.host.failures[failed:]]
-    notes = {**unreadable, **mask_errors}
+    notes, counters = _notes(samples, np.concatenate(usable)), _defects(tables, readable)
     line = LedgerLine(task.stage, index, task.plan.id, {}, counters, notes, failures)
     return task.store.write(line, tables)
+
+
+_OWN_TABLES = ("predictions", "activations/")
+"""What the host keeps as the network gave it, NaN and infinity included."""
+
+
+def _notes(samples: Sequence[Sample], usable: np.ndarray) -> dict[str, str]:
+    """Why images, masks and outputs of the network count nowhere."""
+    unreadable = {str(sample.index): sample.error for sample in samples if sample.error}
+    masks = {f"mask:{sample.index}": sample.mask_error for sample in samples if sample.mask_error}
+    lost = [s.index for s, counts in zip(samples, usable, strict=True) if not (counts or s.error)]
+    outputs = {f"output:{index}": "the network's values for it are not finite" for index in lost}
+    return {**unreadable, **masks, **outputs}
 
 
 def _without_tensor(sample: Sample) -> Sample:

@@ -47,7 +47,7 @@ SYNONYMS: Final = MappingProxyType(
 """Words that plugins write for one of :data:`DIMENSIONS`; refused, so that tables can be joined."""
 
 
-def check_rows(rows: Any, images: int, name: str) -> xr.Dataset:
+def check_rows(rows: Any, images: int, name: str, usable: Tensor | None = None) -> xr.Dataset:
     """Check the rows that a probe returned for one batch.
 
     Parameters
@@ -58,6 +58,8 @@ def check_rows(rows: Any, images: int, name: str) -> xr.Dataset:
         Length of the batch.
     name : str
         Plugin and probe, for the message.
+    usable : Tensor of bool, (image,), optional
+        The rows of other images are not kept, so their values do not matter.
 
     Returns
     -------
@@ -92,7 +94,8 @@ def check_rows(rows: Any, images: int, name: str) -> xr.Dataset:
                 wanted="float32",
                 remedy="cast to float; undefined is NaN",
             )
-        _refuse_infinite(variable, key, name)
+        kept = variable if usable is None else variable[usable.cpu().numpy()]
+        _refuse_infinite(kept, key, name)
     return _drop_image(table, name)
 
 
@@ -162,7 +165,7 @@ def check_summary(summary: Any, name: str) -> xr.Dataset:
     return table
 
 
-def check_relevance(relevance: Any, shape: Sequence[int], name: str) -> Tensor:
+def check_relevance(relevance: Any, shape: Sequence[int], name: str, usable: Tensor | None = None) -> Tensor:
     """Check the relevance maps that an explainer returned for one batch.
 
     Parameters
@@ -172,6 +175,8 @@ def check_relevance(relevance: Any, shape: Sequence[int], name: str) -> Tensor:
         Images of the batch and the grid of the layer.
     name : str
         Plugin, explainer and layer, for the message.
+    usable : Tensor of bool, (image,), optional
+        The maps of other images are not kept, so their values do not matter.
 
     Returns
     -------
@@ -200,7 +205,7 @@ def check_relevance(relevance: Any, shape: Sequence[int], name: str) -> Tensor:
             remedy="cast to float; undefined is NaN",
         )
     maps: Tensor = relevance.detach().to(torch.float32)
-    infinite = int(torch.isinf(maps).sum())
+    infinite = int(torch.isinf(maps if usable is None else maps[usable.to(maps.device)]).sum())
     if infinite:
         raise _infinite(f"{name}: relevance", infinite, maps.numel())
     return maps
