@@ -18,6 +18,7 @@ from typer.exceptions import Abort, TyperException
 from wsss_probe import __version__
 from wsss_probe.errors import ExitCode, ProbeError, UsageError
 from wsss_probe.host import PluginHost
+from wsss_probe.isolation import STRICT
 from wsss_probe.names import display
 
 if TYPE_CHECKING:
@@ -333,17 +334,34 @@ def _run(arguments: list[str]) -> int:
         if result == _INTERRUPTED_BY_SIGNAL:
             raise KeyboardInterrupt
         return result if isinstance(result, int) else ExitCode.DONE
-    except ProbeError as error:
-        return _complain(str(error), error.exit_code)
     except (Abort, KeyboardInterrupt):
         return _complain("interrupted; the same command resumes", ExitCode.INTERRUPTED)
     except TyperException as error:
         return _mistyped(error)
+    except SystemExit as error:
+        if not _strict_note(error):
+            raise
+        return _complain(_strict_note(error), ExitCode.WITH_FAILURES)
     except Exception as error:  # noqa: BLE001  # the last resort: a bug of ours, told as one
-        if os.environ.get("WSSS_PROBE_TRACE") == "1":
-            traceback.print_exc()
-        what = f"internal error: {type(error).__name__}: {error}; WSSS_PROBE_TRACE=1 shows where"
-        return _complain(what, ExitCode.INTERNAL)
+        return _told(error)
+
+
+def _told(error: Exception) -> int:
+    """Tell an error: a plugin's under --strict, one that the user can mend, or a bug of ours."""
+    strict = _strict_note(error)
+    if isinstance(error, ProbeError) and not strict:
+        return _complain(str(error), error.exit_code)
+    if os.environ.get("WSSS_PROBE_TRACE") == "1":
+        traceback.print_exc()
+    where = "; WSSS_PROBE_TRACE=1 shows where"
+    if strict:
+        return _complain(strict + where, ExitCode.WITH_FAILURES)
+    return _complain(f"internal error: {type(error).__name__}: {error}{where}", ExitCode.INTERNAL)
+
+
+def _strict_note(error: BaseException) -> str:
+    """Find the note that names the plugin to blame; empty for any other error."""
+    return next((note for note in getattr(error, "__notes__", ()) if note.startswith(STRICT)), "")
 
 
 def _mistyped(error: TyperException) -> int:

@@ -177,7 +177,8 @@ class Batch:
         Same grid as ``images``.
     mask_classes : tuple of str
     readable : Tensor of bool, (image,)
-        False for images that could not be decoded; the host turns their rows into NaN.
+        False for images that could not be decoded, or for which the network gives NaN or infinity;
+        the host turns their rows into NaN.
     logits : Tensor, (image, class)
     activations : mapping of str to Tensor
         Output of each needed layer, (image, channel, row, column) for maps.
@@ -663,4 +664,4 @@ class Run(Protocol):
         """Maps of one image, (channel, row, column), stored or computed again."""
 
     def model(self) -> nn.Module:
-        """The audited network in eval mode; must be left as it is found."""
+        """A copy of the audited network, in eval mode; yours to change."""

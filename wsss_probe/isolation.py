@@ -15,10 +15,12 @@ from wsss_probe import surroundings
 from wsss_probe.contracts import Batch
 from wsss_probe.errors import PluginError, ProbeError
 
-__all__ = ["Guard", "Isolation", "Offered", "Origin", "PluginFailure"]
+__all__ = ["STRICT", "Guard", "Isolation", "Offered", "Origin", "PluginFailure"]
 
 TRACEBACK_LIMIT: Final = 20_000  # characters; a report has room for the end of a traceback, not for a log
 MESSAGE_LIMIT: Final = 500
+STRICT: Final = "stopped by --strict: "
+"""Opens the note on an error that ``strict`` lets pass, which names the plugin."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -259,6 +261,7 @@ class Isolation:
         except (Exception, SystemExit) as error:  # sys.exit in a plugin must not end the audit
             guard.failure = self._record(_failure(stage, origin, item, error))
             if self.strict:
+                error.add_note(f"{STRICT}{guard.failure}")
                 raise
         finally:
             changed = surroundings.restore(before)
@@ -279,7 +282,9 @@ class Isolation:
         if note not in self.failures:
             self._record(note)
         if self.strict:
-            raise PluginError(str(note), remedy="use a generator or a context manager of the plugin's own")
+            error = PluginError(str(note), remedy="use a generator or a context manager of the plugin's own")
+            error.add_note(f"{STRICT}{note}")
+            raise error
 
     def _print_trace(self, stage: str, origin: Origin, item: str, seconds: float, guard: Guard) -> None:
         if self._trace:

@@ -7,6 +7,7 @@ runs/vgg16/       (``runs/vgg16.partial/`` until finished, then renamed)
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,8 +129,8 @@ class AuditedRun:
         return maps
 
     def model(self) -> nn.Module:
-        """The audited network; leave it as it is."""
-        return self.module
+        """Copy the audited network, in eval mode; whatever happens to the copy, the network is safe."""
+        return copy.deepcopy(self.working)
 
     def _table(self, path: str) -> xr.Dataset:
         table = self.store.table(path)
