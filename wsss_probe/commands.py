@@ -68,7 +68,7 @@ def _print_forecast(prepared: Prepared, folder: Path) -> None:
     from wsss_probe.api import forecast
 
     price = forecast(prepared)
-    plan, console = prepared.plan, Console(highlight=False)
+    plan, console = prepared.plan, Console(highlight=False, emoji=False)
     table = Table(show_header=False, box=None)
     minutes = f"{price.seconds / 60:.1f} min" if price.seconds >= 100 else f"{price.seconds:.0f} s"
     rows = {
@@ -88,7 +88,7 @@ def _print_forecast(prepared: Prepared, folder: Path) -> None:
 
 
 def _print_outcome(outcome: AuditOutcome) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     order = ["warning", "notice", "ok"]
     for plugin, finding in sorted(outcome.findings, key=lambda made: order.index(made[1].verdict)):
         console.print(f"{_MARK[finding.verdict]} {escape(finding.statement)} [dim]({escape(plugin)})[/]")
@@ -129,7 +129,7 @@ def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) ->
             ", ".join(suits),
         )
         table.add_row(*map(escape, cells))
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(table)
     head = subject.head
     said = f"linear on the mean of {head.layer}" if head.linear else f"not linear: {head.reason}"
@@ -262,7 +262,7 @@ def list_plugins(host: PluginHost) -> None:
     for row in host.listing():
         cells = (row.name, row.distribution, row.version, row.state, ", ".join(row.hooks), row.error)
         table.add_row(*(escape(str(cell)) for cell in cells))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
 
 
 def write_again(folder: Path) -> Path:
@@ -290,7 +290,7 @@ def check_installation(host: PluginHost) -> bool:
     bool
         Whether everything needed is there and every plugin loads.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     fine = True
     for name in (*_NEEDED, *_OPTIONAL):
         found = _version(name)

@@ -12,18 +12,20 @@ __all__ = ["display", "natural_order", "nearest"]
 _LONGEST = 120
 
 
-def display(text: str) -> str:
+def display(text: str, longest: int | None = _LONGEST) -> str:
     r"""Show any text on one line: bytes that are not UTF-8, control and bidi characters as escapes.
 
     Parameters
     ----------
     text : str
         A file name or label, possibly with lone surrogates from ``os.fsdecode``.
+    longest : int or None
+        Longer texts are cut in the middle; None cuts nothing.
 
     Returns
     -------
     str
-        Can be written as UTF-8; cut in the middle when longer than 120 characters.
+        Can be written as UTF-8.
 
     Examples
     --------
@@ -32,8 +34,10 @@ def display(text: str) -> str:
     """
     harmless = text.isascii() and text.isprintable()
     plain = text if harmless else "".join(_shown(character) for character in text)
-    half = _LONGEST // 2
-    return plain if len(plain) <= _LONGEST else f"{plain[:half]}…{plain[-half:]}"
+    if longest is None or len(plain) <= longest:
+        return plain
+    half = longest // 2
+    return f"{plain[:half]}…{plain[-half:]}"
 
 
 def _shown(character: str) -> str:

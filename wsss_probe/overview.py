@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ __all__ = ["render_again", "write_report"]
 _SHOWN_IMAGES: Final = 8
 _SHOWN_CLASSES: Final = 12
 _SHOWN_ROWS: Final = 50
+_SHOWN_LINES: Final = 30
 
 Made = tuple[list[tuple[str, Finding]], tuple[Section, ...]]
 
@@ -272,13 +274,17 @@ def _spread(order: np.ndarray, classes: np.ndarray, wanted: int) -> list[int]:
 def _failures(run: AuditedRun, record: Mapping[str, Any]) -> Section:
     blocks: list[Block] = []
     for failure in record["failures"]:
-        text = "\n".join(f"    {line}" for line in str(failure["traceback"]).splitlines()[-30:])
-        who = f"**{failure['plugin']}** ({failure['distribution']} {failure['version']})"
-        blocks.append(Text(f"{who}, {failure['stage']} {failure['item']}: {failure['message']}\n\n{text}"))
+        who = f"{failure['plugin']} ({failure['distribution']} {failure['version']})"
+        trace = str(failure["traceback"]).splitlines()[-_SHOWN_LINES:]
+        said = _verbatim([*str(failure["message"]).splitlines(), "", *trace])
+        blocks.append(Text(f"{_plain(who)}, {_plain(failure['stage'])} {_plain(failure['item'])}:\n\n{said}"))
     quarantine = pd.read_csv(run.path / "quarantine.csv", keep_default_na=False)
     if len(quarantine):
-        caption = f"Images and masks that could not be used ({len(quarantine)}); they count nowhere."
-        blocks.append(Table(quarantine.head(_SHOWN_ROWS), caption + _cut(quarantine)))
+        caption = (
+            f"Images, masks and outputs of the network that could not be used ({len(quarantine)}); "
+            f"they count nowhere.{_cut(quarantine)}"
+        )
+        blocks.append(Table(quarantine.head(_SHOWN_ROWS), caption))
     if record["refused"]:
         frame = pd.DataFrame(record["refused"], columns=["explainer", "layer", "why it does not suit"])
         blocks.append(Table(frame, "Explainers that were not run at a layer."))
@@ -287,12 +293,23 @@ def _failures(run: AuditedRun, record: Mapping[str, Any]) -> Section:
     return Section("failed", "Failures and exclusions", tuple(blocks))
 
 
+def _verbatim(lines: Sequence[str]) -> str:
+    """Make a block of Markdown in which every character stands for itself."""
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Escape Markdown; names come from strangers' packages."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", display(str(text)))
+
+
 def _made(record: Mapping[str, Any]) -> Section:
     options = {key: value for key, value in record["options"].items() if value not in ("", [], {}, None)}
-    lines = "\n".join(f"    {key} = {json.dumps(value)}" for key, value in options.items())
+    lines = _verbatim([f"{key} = {json.dumps(value)}" for key, value in options.items()])
+    command = _verbatim([display(str(record["command"]), longest=None)])
     text = (
         "The command below computes the same tables again; on a finished run with the same plan it computes "
-        f"nothing.\n\n    {display(record['command'])}\n\nOptions, as resolved:\n\n{lines}\n"
+        f"nothing.\n\n{command}\n\nOptions, as resolved:\n\n{lines}\n"
     )
     versions = pd.DataFrame(sorted(record["libraries"].items()), columns=["library", "version"])
     probes = pd.DataFrame(
