@@ -52,7 +52,7 @@ def write_report(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any],
         title=f"Audit of {display(str(record['model']['name']))}",
         subtitle=_subtitle(prepared, record, findings),
         findings=tuple(findings),
-        sections=(*(section for section in own if section), *sections),
+        sections=(*own, *sections),
         cards=tuple((o.plugin, o.item.card) for o in prepared.explainers),
         provenance=_provenance(record),
     )
@@ -186,7 +186,7 @@ def _cut(frame: pd.DataFrame) -> str:
 # -- where does it look ------------------------------------------------------------------------
 
 
-def _relevance(prepared: Prepared, run: AuditedRun) -> Section | None:
+def _relevance(prepared: Prepared, run: AuditedRun) -> Section:
     pairs = prepared.plan.relevance
     if not pairs:
         text = "No explainer suits these layers, or none is installed: `pip install ./plugins/*/`."
@@ -278,7 +278,7 @@ def _failures(run: AuditedRun, record: Mapping[str, Any]) -> Section:
         trace = str(failure["traceback"]).splitlines()[-_SHOWN_LINES:]
         said = _verbatim([*str(failure["message"]).splitlines(), "", *trace])
         blocks.append(Text(f"{_plain(who)}, {_plain(failure['stage'])} {_plain(failure['item'])}:\n\n{said}"))
-    quarantine = pd.read_csv(run.path / "quarantine.csv", keep_default_na=False)
+    quarantine = pd.read_csv(run.path / "quarantine.csv", keep_default_na=False, dtype=str)
     if len(quarantine):
         caption = (
             f"Images, masks and outputs of the network that could not be used ({len(quarantine)}); "
