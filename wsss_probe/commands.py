@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wsss_probe.errors import NothingToDoError, UsageError
+from wsss_probe.errors import UsageError
 from wsss_probe.names import display
 
 if TYPE_CHECKING:
@@ -152,7 +152,9 @@ def _blank_subject(options: AuditOptions, host: PluginHost, trust_code: bool) ->
         size, channels = model.preprocessing.size or size, model.preprocessing.channels
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((2, channels, *size), generator=generator)
-    return find_subject(options, host, model.module, TensorSource(images))
+    # the network is loaded and named by now: what says how would be asked of a live one
+    live = replace_options(options, model="", weights="", model_arguments={}, allow_missing=())
+    return find_subject(live, host, model.module, TensorSource(images))
 
 
 def replace_options(options: AuditOptions, **changes: Any) -> AuditOptions:
@@ -199,9 +201,6 @@ def make_manifest(request: ManifestRequest) -> str:
         manifest = tiling.manifest
         dropped = ", ".join(f"{number} {why}" for why, number in tiling.dropped.items() if number)
         said = f"{len(manifest.frame)} tiles" + (f" (dropped: {dropped})" if dropped else "")
-    if not len(manifest.frame):
-        msg = "no image is left"
-        raise NothingToDoError(msg, found=said, remedy="check --tile and --label-from-mask")
     if request.split:
         manifest = split_by_group(manifest, _fractions(request.split), request.seed)
     write_manifest(manifest, Path(request.out))

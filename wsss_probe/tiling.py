@@ -138,7 +138,8 @@ def tile(
             for (x, y, width, height), label in kept
         ]
     if not rows:
-        raise NothingToDoError("no tile is left", found=str(dict(dropped)))
+        found = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
+        raise NothingToDoError("no tile is left", found=found, remedy="smaller tiles, or other rules")
     frame = pd.DataFrame(rows, dtype=object).astype(dict.fromkeys(TILE, int))
     return Tiling(
         replace(manifest, frame=frame),
