@@ -146,14 +146,23 @@ class TestAuditedRun:
 
         assert found == (None, None, None, [True, True, False, True, True, True])
 
-    def test_the_network_is_the_users_own(self, concluding):
-        """``run.model()`` is the audited module itself, and the path is where the run is being made."""
+    def test_the_network_is_a_copy_of_the_audited_one(self, concluding):
+        """What a plugin does to ``run.model()`` never reaches the user's network."""
         net = multi_logit(2)
-        module, path, survey = concluding(lambda run: (run.model(), run.path, run.survey), net=net)
 
-        assert module is net
+        def spoil(run):
+            module = run.model()
+            same = all(torch.equal(a, b) for a, b in zip(module.parameters(), net.parameters(), strict=True))
+            with torch.no_grad():
+                module.classifier.weight.zero_()
+            return same, run.path, tuple(run.survey.layers)
+
+        same, path, layers = concluding(spoil, net=net)
+
+        assert same
+        assert net.classifier.weight.abs().sum() > 0
         assert path.name == "run.partial"
-        assert tuple(survey.layers) == ("features",)
+        assert layers == ("features",)
 
     @pytest.mark.parametrize(
         ("ask", "message"),
