@@ -132,7 +132,7 @@ class TestRows:
             (rows(f1=("image", np.ones(3), {"unit": {1, 2}})), "attribute 'unit' of rows variable 'f1'"),
             (rows().assign_attrs(seen=float("nan")), "attribute 'seen' of rows is not JSON"),
             (rows().assign_attrs(seen=np.float32(1)), "found: float32.*remedy: convert with float"),
-            (rows().assign_coords(channel=np.array([None, "b"], object)), "coordinate 'channel' cannot be stored"),
+            (rows().assign_coords(channel=np.array([None, "b"], object)), "'channel' cannot be stored"),
             (rows().assign_coords(channel=[1j, 2j]), "found: complex128"),
             (rows().assign_coords(area=("image", [1, 2, 3])), "'area' differs from batch to batch"),
         ],
