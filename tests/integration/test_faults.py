@@ -734,23 +734,23 @@ class TestMasks:
 class Spoil(nn.Module):
     """Puts a value into one cell of one channel of some images."""
 
-    def __init__(self, value):
+    def __init__(self, value, channel):
         super().__init__()
-        self.value = value
+        self.value, self.channel = value, channel
 
     def forward(self, maps, images):
         """Spoil the images whose first pixel is fully blue."""
         spoilt = maps.clone()
-        spoilt[images[:, 2, 0, 0] > 0.99, 0, 5, 5] = self.value
+        spoilt[images[:, 2, 0, 0] > 0.99, self.channel, 5, 5] = self.value
         return spoilt
 
 
 class Flawed(nn.Module):
     """The planted network with a flaw, and a normalisation that could spread it."""
 
-    def __init__(self, value):
+    def __init__(self, value, channel=0):
         super().__init__()
-        self.planted, self.features, self.norm = planted_gap(), Spoil(value), nn.BatchNorm2d(6)
+        self.planted, self.features, self.norm = planted_gap(), Spoil(value, channel), nn.BatchNorm2d(6)
         self.eval()
 
     def forward(self, images):
@@ -804,11 +804,11 @@ def audit(tmp_path):
 
 
 class TestNotFinite:
-    @pytest.mark.parametrize("value", [NAN, INFINITE, -INFINITE])
-    def test_one_image_is_counted_and_excluded(self, audit, tmp_path, value):
+    @pytest.mark.parametrize(("value", "channel"), [(NAN, 0), (INFINITE, 2), (-INFINITE, 0)])
+    def test_one_image_is_counted_and_excluded(self, audit, tmp_path, value, channel):
         """C1: one bad cell in one image is counted and named; every other number is as without it."""
-        clean, clean_tree, _ = audit(Flawed(value), scenes())
-        outcome, tree, record = audit(Flawed(value), scenes(5))
+        clean, clean_tree, _ = audit(Flawed(value, channel), scenes(), targets="class 1")
+        outcome, tree, record = audit(Flawed(value, channel), scenes(5), targets="class 1")
         good = np.arange(12) != 5
 
         assert clean.exit_code == outcome.exit_code == ExitCode.DONE
@@ -828,6 +828,15 @@ class TestNotFinite:
         assert list(listed["index"]) == [5]
         assert "not finite" in listed["reason"][0]
 
+    def test_a_plugin_is_not_to_blame(self, audit, site):
+        """C1: a probe that hands the network's infinity on has not failed; the row is NaN."""
+        line = "rows['one'][:] = batch.activations['features'].sum((1, 2, 3)).numpy()"
+        plugin = install(site, "summing", observe=line)
+        _, tree, record = audit(Flawed(INFINITE), scenes(5), only_plugins=plugin)
+
+        assert record["failures"] == []
+        assert list(np.flatnonzero(np.isnan(tree["probes/summing/rows/one"].values))) == [5]
+
     def test_sums_and_conclusions_leave_it_out(self, audit):
         """C1: pooled counts and the summary are those of the other images alone."""
         _, tree, _ = audit(Flawed(NAN), scenes(4))
@@ -842,11 +851,11 @@ class TestNotFinite:
 
     def test_controls_are_not_poisoned(self, audit):
         """C1: a control that adapts its normalisation to the images leaves the bad one out."""
-        _, tree, record = audit(Flawed(NAN), scenes(0), controls="reinit:1")
-        pooled = tree["controls/reinit-0/activations/features/mean"].values
+        _, tree, record = audit(Flawed(NAN), scenes(0), controls="reinit:1", layers="norm")
+        pooled = tree["controls/reinit-0/activations/norm/mean"].values
 
         assert np.isfinite(pooled[1:]).all()
-        assert record["controls"] == {"reinit-0": {"features": True}}
+        assert record["controls"] == {"reinit-0": {"norm": True}}
 
     def test_a_network_of_nothing_else(self, audit, tmp_path):
         """C1: where every image gives NaN the audit ends, and says it."""
@@ -858,15 +867,18 @@ class TestNotFinite:
 
 
 class TestLayers:
-    def test_dead_channel(self, audit, tmp_path):
-        """C2: a channel that is always zero has no score and no rank, and the report counts it."""
+    def test_dead_channel(self, audit):
+        """C2: a channel that is always zero has no score and no rank, and its images are counted."""
         _, tree, _ = audit(planted_gap(), scenes())
         rows = tree["probes/channel-f1@features/rows"]
 
         assert np.isnan(rows["f1"].values[:, 1]).all()
         assert (rows["degenerate"].values[:, 1] == 1).all()
-        table = json.loads((tmp_path / "run0" / "report.json").read_text())
-        assert "degenerate" in json.dumps(table)
+        summary = tree["probes/channel-f1@features/summary"]
+        assert np.isnan(summary["rank"].values[1]).all()
+        assert np.isnan(summary["mean_f1"].values[1]).all()
+        assert summary["degenerate"].values[1] == 12
+        assert np.isfinite(summary["rank"].values[[0, 2, 3, 4, 5]]).all()
 
     @pytest.mark.parametrize(
         ("net", "layer", "words"),
@@ -1219,6 +1231,15 @@ class TestPlugins:
             (row,) = [row for row in rows if row.startswith(f"{name} ")]
             assert "failed" in row
             assert words in row
+
+    def test_the_record_is_a_copy(self, site, alone, tmp_path):
+        """E5: a plugin that writes into the batch before anybody else does not change what is recorded."""
+        line = "batch.logits.neg_(); batch.activations['features'].zero_()"
+        outcome, tree, _, _ = audited_with(tmp_path / "run", install(site, "a-first", observe=line))
+
+        assert outcome.exit_code == ExitCode.WITH_FAILURES
+        for path, values in alone[0].items():
+            np.testing.assert_array_equal(tree[path].values, values, err_msg=path)
 
     def test_disturbances_are_put_back(self, site, alone, tmp_path):
         """E5: seeds, folders, variables and threads are put back and named, and the plugin goes on."""
