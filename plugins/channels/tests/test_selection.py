@@ -120,6 +120,15 @@ def test_a_nearly_dead_channel_is_not_chosen():
     assert eligible(f1, everything).tolist() == [False, True]
 
 
+def test_a_channel_silent_where_the_class_is_absent_takes_part():
+    """A channel that answers only images with the class is right to do so, and is chosen."""
+    area = np.tile([0.3, 0, 0, 0], 10)
+    f1 = np.where(area[:, None] > 0, [1.0, 0.5], [np.nan, 0.0])
+
+    assert best_channel(f1, area, halves(40)).channel == 0
+    assert eligible(f1, area > 0).tolist() == [True, True]
+
+
 @pytest.mark.parametrize("case", ["absent", "absent from one half", "all dead", "no mask"])
 def test_what_cannot_be_estimated_has_no_best_channel(case):
     """No class, no class in one half, no living channel or no mask: no channel, NaN, no crash."""

@@ -65,9 +65,8 @@ class _Controlled:
 def _controlled(control: Control, probe: ChannelF1, halves: Halves) -> _Controlled:
     rows = control.rows(probe.name)
     f1, area = rows["f1"].values, rows["area"].values
-    known = np.isfinite(area).all(axis=1)
     best = tuple(best_channel(f1[..., c], area[:, c], halves) for c in range(area.shape[1]))
-    means = np.where(eligible(f1, known), mean_defined(f1), -1).max(axis=0)
+    means = np.where(eligible(f1, area > 0), mean_defined(f1), -1).max(axis=0)
     return _Controlled(control.name, control.alive(probe.layer), best, np.where(means < 0, np.nan, means))
 
 

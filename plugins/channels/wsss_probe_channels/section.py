@@ -133,7 +133,7 @@ def _all_channels(summary: xr.Dataset, classes: Sequence[str]) -> Table:
         "One row per class and channel. mean_f1: mean over the images where F1 is defined, low and high its "
         f"95 % interval over groups (best {INTERVALS} per class); pooled_f1: from pixel sums; strong: images "
         f"with F1 above {summary.attrs['strong']}; degenerate: images whose map is constant or not finite. "
-        "No rank: defined on less than half of the images. Controls: see the section on chance."
+        "No rank: defined on less than half of the images with the class. Controls: see under chance."
     )
     return Table(pd.concat(frames, ignore_index=True), caption)
 

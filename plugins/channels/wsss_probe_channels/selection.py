@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Best", "Halves", "best_channel", "eligible", "mean_defined", "split_halves"]
 
 MIN_DEFINED = 0.5
-"""A channel takes part in a choice only where its F1 is defined on this share of the known images:
+"""A channel takes part in a choice only where its F1 is defined on this share of the images with the class:
 the mean of a nearly dead channel rests on the few images that it happens to answer."""
 
 
@@ -79,20 +79,24 @@ def mean_defined(values: np.ndarray) -> np.ndarray:
     return mean
 
 
-def eligible(f1: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Whether each channel's F1 is defined on enough of the images whose mask is known.
+def eligible(f1: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Whether each channel's F1 is defined on enough of the images that hold the class.
+
+    Images without the class do not count: a channel that is silent there, and so has no F1, is right.
 
     Parameters
     ----------
-    f1 : ndarray, (image, channel, …)
-    known : ndarray of bool, (image,)
+    f1 : ndarray, (image, channel) or (image, channel, class)
+    present : ndarray of bool, (image,) or (image, class)
+        Images that hold the class.
 
     Returns
     -------
-    ndarray of bool, (channel, …)
+    ndarray of bool, (channel,) or (channel, class)
     """
-    defined = np.isfinite(f1[known]).sum(axis=0)
-    enough: np.ndarray = (defined > 0) & (defined >= MIN_DEFINED * known.sum())
+    counted = np.expand_dims(present, 1)
+    defined = (np.isfinite(f1) & counted).sum(axis=0)
+    enough: np.ndarray = (defined > 0) & (defined >= MIN_DEFINED * counted.sum(axis=0))
     return enough
 
 
@@ -178,7 +182,7 @@ def best_channel(f1: np.ndarray, area: np.ndarray, halves: Halves) -> Best:
     if not ((present & halves.choose).any() and (present & halves.score).any()):
         return nothing
     mean = mean_defined(f1[halves.choose])
-    mean[~eligible(f1, halves.choose)] = np.nan
+    mean[~eligible(f1, present & halves.choose)] = np.nan
     if not np.isfinite(mean).any():
         return nothing
     channel = int(np.nanargmax(mean))

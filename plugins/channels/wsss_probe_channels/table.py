@@ -53,7 +53,6 @@ def channel_table(rows: xr.Dataset, partial: xr.Dataset, strong: float) -> xr.Da
         By (channel): ``degenerate`` in images. By (class): ``all_ones_f1``, ``present`` in images.
     """
     f1, area = rows["f1"].values, rows["area"].values
-    known = np.isfinite(area).all(axis=1)
     present = (area > 0).sum(axis=0)
     mean = np.where(present > 0, mean_defined(f1), np.nan)
     tp, fp, fn = (partial[name].values for name in ("tp", "fp", "fn"))
@@ -68,7 +67,7 @@ def channel_table(rows: xr.Dataset, partial: xr.Dataset, strong: float) -> xr.Da
             # in float32, as stored: 0.6 itself is not above 0.6
             "strong": (both, (f1 > np.float32(strong)).sum(axis=0)),
             "defined": (both, np.isfinite(f1).sum(axis=0)),
-            "rank": (both, _ranks(np.where(eligible(f1, known), mean, np.nan))),
+            "rank": (both, _ranks(np.where(eligible(f1, area > 0), mean, np.nan))),
             "degenerate": ("channel", degenerate.astype(np.int64)),
             "all_ones_f1": ("class", np.where(present > 0, mean_defined(all_ones_f1(area)), np.nan)),
             "present": ("class", present),
