@@ -243,6 +243,16 @@ class TestForecast:
 
         assert sorted(seen) == [0, 13, 26, 39]
 
+    def test_images_keep_their_own_labels(self, hosting, looking, folder):
+        """A probe that rehearses sees the labels of the images that are rehearsed."""
+        seen = []
+        probe = looking("seeing", lambda batch: seen.extend(batch.labels.int().argmax(dim=1).tolist()))
+        source = ManifestSource(read_manifest(folder / "manifest.csv"), Preprocessing.parse("unit"))
+        asked = AuditOptions(batch_size=2, controls="none")
+        forecast(prepared_audit(asked, hosting([probe]), multi_logit(2), source))
+
+        assert seen == [0, 0]  # images 0 and 4
+
     def test_a_single_image(self, hosting):
         """One image is a rehearsal of itself."""
         made = prepared_audit(AuditOptions(controls="none"), hosting(), multi_logit(2), pictures(1))

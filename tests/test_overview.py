@@ -267,6 +267,16 @@ class TestGallery:
             assert re.fullmatch(r"image \d: predicted class [01]", row.title)
         assert "for the predicted class" in gallery.caption
 
+    def test_titles_name_each_images_own_prediction(self, reported, times_gradient):
+        """The title of a row tells what was predicted for that image."""
+        images = torch.full((4, 3, *SIZE), 0.5)
+        images[1::2, 0], images[1::2, 1] = 1.0, 0.0
+        report = reported(explain=[times_gradient()], net=planted_gap(), images=TensorSource(images))
+
+        assert sorted(row.title for row in section(report, "Relevance maps").blocks[0].rows) == [
+            f"image {n}: predicted class {n % 2}" for n in range(4)
+        ]
+
     def test_caption_names_the_class_that_is_explained(self, reported, times_gradient):
         """With a class as first target the caption names it."""
         report = reported(explain=[times_gradient()], classes=("red", "green"), targets=("green", "label"))

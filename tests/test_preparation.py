@@ -399,7 +399,8 @@ class TestMaskOptions:
 
 class TestImages:
     @pytest.mark.parametrize(
-        ("number", "kept"), [(1, [0]), (2, [0, 5]), (3, [0, 2, 5]), (6, range(6)), (9, range(6))]
+        ("number", "kept"),
+        [(1, [0]), (2, [0, 5]), (3, [0, 2, 5]), (4, [0, 2, 3, 5]), (6, range(6)), (9, range(6))],
     )
     def test_max_images_are_evenly_spread(self, table, number, kept):
         """The images kept are spread over the table from its first to its last row."""

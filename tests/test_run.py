@@ -97,6 +97,15 @@ class TestAuditedRun:
         np.testing.assert_allclose(float(partial["sum"]), sum(means), rtol=1e-6)
         assert partial.sizes == {}
 
+    def test_partials_of_several_shards(self, concluding):
+        """Seventy images are two shards, and the partial is the sum over both."""
+        images = pictures(70)
+        partial = concluding(
+            lambda run: run.partial("asking").load(), images=TensorSource(images), batch_size=32
+        )
+
+        np.testing.assert_allclose(float(partial["sum"]), float(images.mean(dim=(1, 2, 3)).sum()), rtol=1e-6)
+
     def test_logits_pooled_and_relevance(self, concluding, times_gradient):
         """What the host recorded is read by its names; relevance that nobody made is None."""
         net = multi_logit(2)
@@ -288,6 +297,23 @@ class TestPasses:
         audited(first, second, controls="shuffled:2")
 
         assert float(open_run(tmp_path / "run")["probes/first/summary/n"]) == 2.0
+
+    def test_who_cannot_conclude_in_the_end_tells_nothing(self, audited, looking):
+        """A summary from between the passes makes no section when the last conclusion failed."""
+
+        class Telling(looking):
+            def sections(self, summary, run):
+                pytest.fail("a section from a summary that knew no controls")
+
+        def conclude(run):
+            if run.controls:
+                raise ValueError("controls")
+            return Conclusion(xr.Dataset({"n": ((), 1.0)}))
+
+        second = looking("second", level, nothing, Needs(tables=frozenset({"first"})))
+        audited(Telling("first", level, conclude), second, controls="shuffled:1", strict=False)
+
+        assert [(failure.item, failure.stage) for failure in audited.host.failures] == [("first", "conclude")]
 
     def test_sections_read_the_summary(self, audited, looking, tmp_path):
         """A probe's section stands in the report, made from its summary."""
