@@ -19,8 +19,10 @@ from wsss_probe.auditing import perform
 from wsss_probe.config import AuditOptions
 from wsss_probe.contracts import Conclusion, Needs
 from wsss_probe.errors import CorruptRunError
-from wsss_probe.images import Sample, TensorSource
+from wsss_probe.images import ManifestSource, Sample, TensorSource
+from wsss_probe.manifest import read_manifest
 from wsss_probe.overview import render_again
+from wsss_probe.preprocessing import Preprocessing
 from wsss_probe.report import loads
 from wsss_probe.testing.models import multi_logit, planted_gap, single_logit
 
@@ -86,6 +88,21 @@ class TestSections:
         report = reported([*probes, masked], [times_gradient(), Never()], controls="shuffled:1")
 
         assert report.subtitle.endswith("6 images, 1 layer, 1 explainer, 2 probes, 1 control network.")
+
+    def test_subtitle_opens_with_the_classifier(self, reported, tmp_path):
+        """With labels the AUC stands first, as in its finding."""
+        for number, image in enumerate(pictures(4)):
+            Image.fromarray((image * 255).byte().permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+        rows = [f"{number}.png,{number % 2}" for number in range(4)]
+        (tmp_path / "m.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+        source = ManifestSource(read_manifest(tmp_path / "m.csv"), Preprocessing.parse("unit"))
+        report = reported(images=source)
+        (finding,) = [finding for finding in report.findings if finding.name == "classifier"]
+
+        assert re.match(
+            r"Classifier: AUC [01]\.\d{3} \[.*\] on 4 labelled images\. 4 images, ", report.subtitle
+        )
+        assert f"AUC {report.subtitle.split()[2]} [" in finding.statement
 
     def test_subject(self, reported):
         """Network, classes, head, preprocessing, groups, masks and input size are told."""

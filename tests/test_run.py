@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 
 from wsss_probe.api import prepared_audit
 from wsss_probe.auditing import perform
 from wsss_probe.config import AuditOptions
 from wsss_probe.contracts import Conclusion, Finding, Needs, Observation, Section, Text
 from wsss_probe.errors import CorruptRunError, ExitCode, PlanError, ProbeError, UsageError
-from wsss_probe.images import Sample, TensorSource
+from wsss_probe.images import ManifestSource, Sample, TensorSource
+from wsss_probe.manifest import read_manifest
+from wsss_probe.preprocessing import Preprocessing
 from wsss_probe.run import open_run, read_record
-from wsss_probe.testing.models import inplace, multi_logit, planted_gap
+from wsss_probe.testing.models import inplace, multi_logit, planted_gap, single_logit
 
 SIZE = (16, 24)
 
@@ -50,9 +53,10 @@ def audited(hosting, tmp_path):
         prepared = prepared_audit(
             AuditOptions(**{**common, **options}), make.host, net or multi_logit(2), source
         )
-        return perform(
+        make.outcome = perform(
             prepared, folder or tmp_path / out, "wsss-probe audit …", lambda *job: Told(make.told, job)
         )
+        return make.outcome
 
     return make
 
@@ -190,6 +194,47 @@ class TestAuditedRun:
     def test_without_labels_nothing_speaks_against_the_classifier(self, concluding):
         """Nothing is known against a classifier without labels, and images are independent."""
         assert concluding(lambda run: (run.not_testable, run.groups)) == ("", None)
+
+
+class TestClassifier:
+    @pytest.fixture
+    def halves(self, tmp_path):
+        """Twenty files and a network with one logit that is positive for ten; labels as it says."""
+        net = single_logit()
+        images = (pictures(20) * 255).round()
+        with torch.no_grad():
+            net.classifier.bias -= net(images / 255).sort().values[9:11].mean()
+            present = (net(images / 255) > 0).tolist()
+        for number, image in enumerate(images):
+            Image.fromarray(image.byte().permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+
+        def source(*names):
+            rows = [f"{number}.png,{names[shown]}" for number, shown in enumerate(present)]
+            (tmp_path / "m.csv").write_text("\n".join(["image,label", *rows]) + "\n")
+            return ManifestSource(read_manifest(tmp_path / "m.csv"), Preprocessing.parse("unit"))
+
+        return net, source
+
+    def test_a_single_logit_is_judged_by_its_sign(self, concluding, audited, halves):
+        """Images of another label are negative: a perfect network has accuracy and AUC 1."""
+        net, source = halves
+        reason = concluding(
+            lambda run: run.not_testable, net=net, images=source("normal", "tumour"), classes=("tumour",)
+        )
+        finding = {f.name: f for _, f in audited.outcome.findings}["classifier"]
+
+        assert reason == ""
+        assert (finding.verdict, finding.effect, finding.n) == ("ok", 1.0, 20)
+        assert "accuracy 1.000" in finding.statement
+
+    def test_a_bad_classifier_is_not_testable(self, concluding, halves):
+        """Probes are told that nothing may rest on a classifier that is always wrong."""
+        net, source = halves
+        reason = concluding(
+            lambda run: run.not_testable, net=net, images=source("tumour", "normal"), classes=("tumour",)
+        )
+
+        assert reason == "AUC 0.000 [0.000, 0.000] has a lower bound under 0.7"
 
 
 class TestControls:
