@@ -44,9 +44,9 @@ def planted():
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Keep torch to one thread: these networks are too small to share."""
+    """Keep torch to one thread, for the audits that tests share as well: sums are ordered by threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

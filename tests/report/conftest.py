@@ -61,7 +61,9 @@ def every_text(text: str) -> Document:
     pixels = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
     overlay = np.linspace(-1, 1, 12).reshape(4, 3)
     picture = Picture(pixels, text, overlay, overlay > 0)
-    frame = pd.DataFrame({text: [text, "b"], "value": [1.5, np.nan]})
+    # Objects: text that is not UTF-8 fits no other column once pandas keeps text through pyarrow
+    frame = pd.DataFrame({0: pd.Series([text, "b"], dtype=object), 1: [1.5, np.nan]})
+    frame.columns = pd.Index([text, "value"], dtype=object)
     card = DefinitionCard(text, text, text, text, (text,), text, text)
     blocks = (
         Table(frame, text),
