@@ -17,7 +17,7 @@ def main() -> None:
     figures = {}
     for path in sorted(HERE.glob("bench_*.py")):
         done = subprocess.run([sys.executable, str(path)], check=True, capture_output=True, text=True)
-        figures[path.stem] = json.loads(done.stdout.strip().splitlines()[-1])
+        figures[path.stem] = json.loads(done.stdout)
         print(path.stem, json.dumps(figures[path.stem]), flush=True)
     machine = {"python": platform.python_version(), "processor": platform.machine(), "cores": os.cpu_count()}
     results = HERE / "results"

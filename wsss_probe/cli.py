@@ -73,6 +73,11 @@ Store = Annotated[str | None, typer.Option("--store-activations", help="Keep the
 AllowMissing = Annotated[
     str | None, typer.Option(help="Tensors that the checkpoint may lack; comma-separated.")
 ]
+AllowNonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Load weights with NaN or infinity.")]
+Multilabel = Annotated[
+    bool | None,
+    typer.Option("--multilabel/--single-label", help="Each output is decided on its own (sigmoid)."),
+]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python code that --model names.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at a plugin's first error.")]
 DryRun = Annotated[
@@ -105,6 +110,8 @@ def audit(
     store_activations: Store = None,
     budget_gb: Budget = None,
     allow_missing: AllowMissing = None,
+    allow_nonfinite: AllowNonfinite = False,
+    multilabel: Multilabel = None,
     trust_code: TrustCode = False,
     strict: Strict = False,
     dry_run: DryRun = False,
@@ -205,7 +212,8 @@ def _options(context: typer.Context, run_file: Path | None) -> AuditOptions:
     from wsss_probe.config import resolve
 
     flags = {key: value for key, value in context.params.items() if key not in _NOT_OPTIONS}
-    given = {key: value for key, value in flags.items() if value is not None and value is not False}
+    # A plain switch that was not set is False, the pair of switches None
+    given = {k: v for k, v in flags.items() if v is not None and (v is not False or k == "multilabel")}
     if "model_arguments" in given:
         given["model_arguments"] = _arguments(given["model_arguments"])
     return resolve(given, run_file)

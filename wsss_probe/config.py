@@ -32,7 +32,8 @@ class MaskOptions(BaseModel):
 class AuditOptions(BaseModel):
     """Everything that can be said about an audit. Names are those of the flags.
 
-    ``note`` is what a reader must know about the data; the report shows it among the findings.
+    ``multilabel`` says that each output is decided on its own (sigmoid); None leaves it to the
+    network's card. ``note`` is what a reader must know about the data; the report shows it among the findings.
     ``probes`` and ``explainers`` hold tables of options by name.
     """
 
@@ -59,6 +60,8 @@ class AuditOptions(BaseModel):
     budget_gb: float = Field(default=20.0, gt=0)
     store_activations: tuple[str, ...] = ()
     allow_missing: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
+    multilabel: bool | None = None
     strict: bool = False
     note: str = ""
     masks: MaskOptions = MaskOptions()

@@ -121,9 +121,13 @@ def network_input(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Te
         pixels = np.array(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
     elif preprocessing.order == "bgr":
         pixels = pixels[..., ::-1]
-    numbers = torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.float32, order="C"))
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return numbers.div_(preprocessing.scale).sub_(mean).div_(std)
+    # NumPy, not torch: a parallel operation in a reading thread keeps cores busy that the network needs
+    numbers = np.moveaxis(pixels, -1, 0).astype(np.float32, order="C")
+    mean, std = (np.float32(values).reshape(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    numbers /= np.float32(preprocessing.scale)
+    numbers -= mean
+    numbers /= std
+    return torch.from_numpy(numbers)
 
 
 def _shape(array: NDArray[Any]) -> Size:
@@ -371,7 +375,8 @@ class TensorSource:
         """
         _require_row(index, len(self))
         tensor = self.images[index].cpu().float()
-        if not bool(tensor.isfinite().all()):
+        # NumPy, not torch: a parallel operation in a reading thread keeps cores busy that the network needs
+        if not np.isfinite(tensor.numpy()).all():
             return Sample(index, error="image holds NaN or infinite values")
         mask = None if self._positions is None else self._positions[index]
         # No view: a survey does not look at pictures, and rendering costs more than reading

@@ -281,6 +281,8 @@ def load_network(
         arguments=options.model_arguments,
         trust_code=trust_code,
         allow_missing=frozenset(options.allow_missing),
+        allow_nonfinite=options.allow_nonfinite,
+        multilabel=options.multilabel,
     )
     sources = {offered.item.name: offered.item for offered in host.collect_model_sources()}
     model = load_model(request, sources)
