@@ -83,3 +83,10 @@ def test_options_are_frozen():
     """Resolved options cannot be changed."""
     with pytest.raises(ValueError, match="frozen"):
         resolve({}).seed = 3
+
+
+def test_multilabel_is_a_pair_of_switches():
+    """Both words reach the option; without them the network's card decides."""
+    assert resolve({}).multilabel is None
+    assert resolve({"multilabel": False}).multilabel is False
+    assert resolve({"multilabel": True}).multilabel is True

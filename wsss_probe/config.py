@@ -33,7 +33,8 @@ class AuditOptions(BaseModel):
     """Everything that can be said about an audit. Names are those of the flags.
 
     ``multilabel`` says that each output is decided on its own (sigmoid); None leaves it to the
-    network's card. ``note`` is what a reader must know about the data; the report shows it among the findings.
+    network's card. ``note`` is what a reader must know about the data; the report shows it among the
+    findings.
     ``probes`` and ``explainers`` hold tables of options by name.
     """
 

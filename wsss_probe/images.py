@@ -123,7 +123,10 @@ def network_input(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Te
         pixels = pixels[..., ::-1]
     # NumPy, not torch: a parallel operation in a reading thread keeps cores busy that the network needs
     numbers = np.moveaxis(pixels, -1, 0).astype(np.float32, order="C")
-    mean, std = (np.float32(values).reshape(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        np.array(values, dtype=np.float32).reshape(-1, 1, 1)
+        for values in (preprocessing.mean, preprocessing.std)
+    )
     numbers /= np.float32(preprocessing.scale)
     numbers -= mean
     numbers /= std
