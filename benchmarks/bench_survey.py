@@ -109,10 +109,9 @@ def by_hooks(slope_of: Callable) -> float:
 def survey() -> float:
     """Seconds of our pass, with everything that it writes."""
     import torch
-    import xarray  # noqa: F401  # imported like torch before the clock starts
 
     from wsss_probe.allocator import tune_allocator
-    from wsss_probe.api import prepared_audit, survey_task
+    from wsss_probe.api import forecast, prepared_audit, survey_task
     from wsss_probe.config import resolve
     from wsss_probe.host import PluginHost
     from wsss_probe.images import TensorSource
@@ -127,22 +126,13 @@ def survey() -> float:
     host.load(only=("explainers", "channels"))
     options = resolve({"layers": LAYER, "controls": "none", "batch_size": BATCH})
     prepared = prepared_audit(options, host, net, TensorSource(images, masks, ("object",)))
-    warm_up(prepared.subject.working, images)
+    forecast(prepared)  # the warm-up: one batch through everything that is timed, as the others have theirs
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder), IMAGES, prepared.plan.execution.shard, prepared.plan.id)
         task = survey_task(prepared, store)
         started = time.perf_counter()
         run_stage(task)
         return time.perf_counter() - started
-
-
-def warm_up(net, images) -> None:
-    """Run a few plain batches, as the others do before they are timed."""
-    import torch
-
-    with torch.no_grad():
-        for low in range(0, WARM_UP * BATCH, BATCH):
-            net(images[low : low + BATCH].contiguous(memory_format=torch.channels_last))
 
 
 def timed(step: Callable, images) -> float:
