@@ -20,8 +20,8 @@ class Headings(HTMLParser):
         self.headings, self.findings, self._open = [], [], ""
 
     def handle_starttag(self, tag, attrs):
-        """Note where a heading or a code word begins."""
-        self._open = tag if tag in {"h1", "h2", "h3", "code"} else self._open
+        """Note where a heading or a name begins."""
+        self._open = tag if tag in {"h1", "h2", "h3", "span"} else self._open
         if tag in {"h1", "h2", "h3"}:
             self.headings.append("")
 
@@ -33,7 +33,7 @@ class Headings(HTMLParser):
         """Keep the words."""
         if self._open.startswith("h"):
             self.headings[-1] += data
-        if self._open == "code" and re.fullmatch(r"(host|channels|explainers)/\S.*", data.strip()):
+        if self._open == "span" and re.fullmatch(r"(host|channels|explainers)/\S.*", data.strip()):
             self.findings.append(data.strip())
 
 
