@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wsss_probe.errors import UsageError
+from wsss_probe.names import nearest
 
 __all__ = ["AuditOptions", "MaskOptions", "read_run_file", "resolve"]
 
@@ -147,6 +147,6 @@ def _usage_error(error: ValidationError, run_file: Path | None) -> UsageError:
     source = f"run file '{run_file}'" if run_file else "options"
     if first["type"] == "extra_forbidden":
         known = MaskOptions.model_fields if where.startswith("masks.") else AuditOptions.model_fields
-        near = difflib.get_close_matches(where.rpartition(".")[2], list(known), n=1, cutoff=0.0)
-        return UsageError(f"unknown key in {source}", found=where, remedy=f"did you mean '{near[0]}'?")
+        near = nearest(where.rpartition(".")[2], known)
+        return UsageError(f"unknown key in {source}", found=where, remedy=f"did you mean '{near}'?")
     return UsageError(f"bad value for '{where}' in {source}", found=repr(first["input"]), wanted=first["msg"])

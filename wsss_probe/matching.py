@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey
 from wsss_probe.errors import PluginError, UsageError
+from wsss_probe.names import nearest
 from wsss_probe.offers import check_probe
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def configured(item: Any, options: Options) -> Any:
     known = [f.name for f in fields(item) if f.init] if is_dataclass(item) else []
     for key in wanted:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            remedy = f"did you mean '{near[0]}'?" if near else "it has no options"
+            near = nearest(key, known)
+            remedy = f"did you mean '{near}'?" if near else "it has no options"
             msg = f"'{item.name}' has no such option"
             raise UsageError(msg, found=key, remedy=remedy)
     try:
@@ -92,9 +92,9 @@ def _known_options(offered: Sequence[Offered[Any]], options: Options, kind: str)
     names = [item.item.name for item in offered]
     for name in options:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            near = nearest(name, names)
             msg = f"options for a {kind} that no plugin offers"
-            raise UsageError(msg, found=name, remedy=f"did you mean '{near[0]}'?" if near else None)
+            raise UsageError(msg, found=name, remedy=f"did you mean '{near}'?" if near else None)
 
 
 # -- explainers --------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ first shard.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from wsss_probe.manifest import Manifest, discover, read_manifest
 from wsss_probe.masks import MaskSpec
 from wsss_probe.matching import Explaining, Probing, match_explainers, match_probes
 from wsss_probe.model import AuditedModel, ModelRequest, load_model
-from wsss_probe.names import display
+from wsss_probe.names import display, nearest
 from wsss_probe.plan import Execution, Plan, library_versions
 from wsss_probe.preprocessing import Preprocessing
 from wsss_probe.survey import working_copy
@@ -349,11 +348,9 @@ def _targets(options: AuditOptions, classes: Sequence[str]) -> tuple[Target, ...
         elif text in classes:
             targets.append(list(classes).index(text))
         else:
-            near = difflib.get_close_matches(text, list(classes), n=1, cutoff=0.0)
+            near = nearest(text, classes)
             msg = "target is no class of the network"
-            raise ModelError(
-                msg, found=text, wanted="predicted, label, all or a class", remedy=f"'{near[0]}'?"
-            )
+            raise ModelError(msg, found=text, wanted="predicted, label, all or a class", remedy=f"'{near}'?")
     return tuple(dict.fromkeys(targets))
 
 
