@@ -18,6 +18,7 @@ from wsss_probe.config import AuditOptions, resolve
 from wsss_probe.errors import UsageError
 from wsss_probe.host import PluginHost
 from wsss_probe.images import Sample, Source, TensorSource
+from wsss_probe.plan import same_plan
 from wsss_probe.preparation import Prepared, Subject, find_subject, prepare
 from wsss_probe.store import Store
 from wsss_probe.survey import Task, run_stage
@@ -238,6 +239,8 @@ def require_affordable(prepared: Prepared, folder: Path) -> None:
     UsageError
         With the predicted size, the limit and what to change.
     """
+    if same_plan(prepared.plan, folder):
+        return  # finished: nothing will be computed or written
     existing = next(path for path in [folder, *folder.resolve().parents] if path.exists())
     limit = min(prepared.options.budget_gb * 1e9, shutil.disk_usage(existing).free * FREE_SHARE)
     if _uncompressed(prepared) <= limit:

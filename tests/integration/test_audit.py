@@ -310,3 +310,11 @@ class TestBudget:
         outcome = wsss_probe.audit(planted_gap(), scenes, budget_gb=1e-3, **asked)
 
         assert outcome.exit_code == ExitCode.DONE
+
+    def test_a_finished_run_is_not_priced_again(self, outcome, scenes):
+        """A finished audit is found done even where its tables would no longer be affordable."""
+        again = wsss_probe.audit(
+            planted_gap(), scenes, out=str(outcome.folder), **{**SMALL, "budget_gb": 1e-9}
+        )
+
+        assert again.computed == 0
