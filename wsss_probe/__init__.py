@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from wsss_probe.contracts import (
     Batch,
+    ChannelColumn,
+    ChannelColumns,
     Command,
     Conclusion,
     DefinitionCard,
@@ -41,6 +43,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "ChannelColumn",
+    "ChannelColumns",
     "Command",
     "Conclusion",
     "DefinitionCard",

@@ -29,6 +29,7 @@ from wsss_probe.findings import (
     total,
     write_findings,
 )
+from wsss_probe.head import find_head
 from wsss_probe.names import display
 from wsss_probe.performance import Performance, measure_performance, performance_finding
 from wsss_probe.plan import Plan, same_plan
@@ -231,7 +232,8 @@ def _survey_control(
     batches = _control_batches(prepared, _noted("output", audited.lines))
     module = make_control(name, prepared.subject.model.module, batches, plan.execution.seed)
     module = working_copy(module, plan.execution)
-    surveyed = _survey(replace(prepared, plan=plan), module, folder / "controls" / name, plan, advance)
+    prepared = _for_control(prepared, module, plan)
+    surveyed = _survey(prepared, module, folder / "controls" / name, plan, advance)
     run = surveyed.run
     control = ControlRun(
         survey=run.survey,
@@ -246,6 +248,14 @@ def _survey_control(
         audited=Store(folder, len(prepared.subject.source), plan.execution.shard, prepared.plan.id),
     )
     return replace(surveyed, run=control)
+
+
+def _for_control(prepared: Prepared, module: nn.Module, plan: Plan) -> Prepared:
+    """Leave out the probes that no control answers, and look for the control's own head."""
+    asked = prepared.needs
+    stages = tuple(tuple(o for o in stage if asked[o.item.name].controls) for stage in prepared.stages)
+    head = find_head(module, prepared.subject.examples, prepared.subject.layers)
+    return replace(prepared, plan=plan, stages=stages, survey=replace(prepared.survey, head=head))
 
 
 def _control_batches(prepared: Prepared, unusable: Mapping[int, str]) -> list[Tensor]:

@@ -153,6 +153,9 @@ Stride = Annotated[int | None, typer.Option(help="Distance between tiles; defaul
 LabelFromMask = Annotated[
     str | None, typer.Option(help="Label tiles by mask area: 'gland:foreground>=0.3,none:foreground<=0.02'.")
 ]
+AtMost = Annotated[
+    int | None, typer.Option(help="Tiles kept of each image and label, drawn at random; default all.")
+]
 Split = Annotated[str | None, typer.Option(help="Split by group: train=0.8,test=0.2")]
 
 
@@ -163,13 +166,15 @@ def manifest(
     tile: Tile = None,
     stride: Stride = None,
     label_from_mask: LabelFromMask = None,
+    at_most: AtMost = None,
     split: Split = None,
     seed: Seed = 0,
 ) -> None:
     """Write a manifest of a folder: class/x.png folders, images/ and masks/, or plain files."""
     from wsss_probe.commands import ManifestRequest, make_manifest
 
-    request = ManifestRequest(folder, out, pattern, tile, stride, label_from_mask, split, seed or 0)
+    rules = label_from_mask
+    request = ManifestRequest(folder, out, pattern, tile, stride, rules, at_most, split, seed or 0)
     _say(make_manifest(request))
 
 

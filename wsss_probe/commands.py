@@ -175,6 +175,7 @@ class ManifestRequest:
     tile: int | None = None
     stride: int | None = None
     label_from_mask: str | None = None
+    at_most: int | None = None
     split: str | None = None
     seed: int = 0
 
@@ -187,7 +188,7 @@ def make_manifest(request: ManifestRequest) -> str:
     str
         What was written, for people.
     """
-    from wsss_probe.manifest import discover, read_manifest, split_by_group, tile, write_manifest
+    from wsss_probe.manifest import Draw, discover, read_manifest, split_by_group, tile, write_manifest
 
     given = Path(request.folder)
     table = given.suffix in {".csv", ".parquet"}
@@ -197,7 +198,8 @@ def make_manifest(request: ManifestRequest) -> str:
     if request.tile is not None:
         rules = _mask_rules(request.label_from_mask)
         stride = request.tile if request.stride is None else request.stride
-        tiling = tile(manifest, request.tile, stride, label_from_mask=rules)
+        draw = None if request.at_most is None else Draw(request.at_most, request.seed)
+        tiling = tile(manifest, request.tile, stride, label_from_mask=rules, draw=draw)
         manifest = tiling.manifest
         dropped = ", ".join(f"{number} {why}" for why, number in tiling.dropped.items() if number)
         said = f"{len(manifest.frame)} tiles" + (f" (dropped: {dropped})" if dropped else "")
@@ -212,6 +214,7 @@ def _refuse_idle(request: ManifestRequest, table: bool) -> None:
     idle: dict[str, str | int | None] = {"--pattern": request.pattern} if table else {}
     if request.tile is None:
         idle |= {"--stride": request.stride, "--label-from-mask": request.label_from_mask}
+        idle |= {"--at-most": request.at_most}
     given = [flag for flag, value in idle.items() if value is not None]
     if given:
         msg = f"{' and '.join(given)} would do nothing here"

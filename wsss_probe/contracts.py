@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Block",
+    "ChannelColumn",
+    "ChannelColumns",
     "Command",
     "Conclusion",
     "Control",
@@ -132,6 +134,12 @@ class Head:
 # -- what a probe asks for, and gets ----------------------------------------------------------
 
 
+def _nothing_else(_images: Tensor, _layers: Sequence[str]) -> Mapping[str, Tensor]:
+    """Stand in for a network in a batch that was made without one."""
+    msg = "this batch was made without a network"
+    raise NotImplementedError(msg)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -149,6 +157,9 @@ class Needs:
         Probes whose summary must exist before; a streaming probe with tables runs in a later pass.
     model : bool
         Whether ``conclude`` asks for the model itself.
+    controls : bool
+        Whether control networks are surveyed for it as well. False only where a control answers
+        nothing that the probe is asked, since a number without its control supports no verdict.
     """
 
     layers: frozenset[str] = frozenset()
@@ -157,6 +168,7 @@ class Needs:
     masks: bool = False
     tables: frozenset[str] = frozenset()
     model: bool = False
+    controls: bool = True
 
 
 @final
@@ -193,6 +205,9 @@ class Batch:
         one after another).
     tables : mapping of str to Dataset
         Summaries named in ``Needs.tables``.
+    activations_of : callable
+        ``activations_of(images, layers) -> mapping of str to Tensor``: outputs of audited layers for
+        other network inputs, transformed ones say; the pass stops after the deepest of them.
     """
 
     indices: np.ndarray
@@ -208,6 +223,7 @@ class Batch:
     forward: Callable[[Tensor], Tensor]
     resume: Callable[[str, Tensor], Tensor]
     tables: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    activations_of: Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]] = _nothing_else
 
 
 @final
@@ -231,6 +247,8 @@ class Survey:
     multilabel : bool
         Whether classes are decided one by one (sigmoid) instead of against each other.
     seed : int
+    images : int
+        Rows of the manifest, so that a probe can choose some of them beforehand; 0 if not known.
     """
 
     layers: Mapping[str, LayerInfo]
@@ -241,6 +259,7 @@ class Survey:
     input_shape: tuple[int, ...]
     multilabel: bool
     seed: int
+    images: int = 0
 
 
 @final
@@ -327,10 +346,16 @@ class Table:
         Columns in the order shown; floats are shown with three significant digits.
     caption : str
         What a row is, with n, interval and control where numbers are compared.
+    details : mapping of int to Gallery
+        By position of the row: pictures that the row opens.
+    meanings : mapping of str to str
+        By column: one line that its header shows when asked.
     """
 
     frame: pd.DataFrame
     caption: str
+    details: Mapping[int, Gallery] = field(default_factory=dict)
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
 
 @final
@@ -538,6 +563,58 @@ class Probe(ABC):
 
 @final
 @dataclass(frozen=True, slots=True)
+class ChannelColumn:
+    """One column of the channel passport: what one analysis says about every channel of a layer.
+
+    Parameters
+    ----------
+    name : str
+        Header, unique within the layer: ``"F1 gland"``.
+    values : sequence of float, str or bool, (channel,)
+        By channel, from 0; undefined is NaN or an empty text.
+    meaning : str
+        One line: definition, unit, n and control.
+    order : float
+        Columns stand by it from left to right; 0 is the evidence that is read first.
+    """
+
+    name: str
+    values: Sequence[Any]
+    meaning: str
+    order: float = 50.0
+
+
+class ChannelColumns(ABC):
+    """Columns for the channel passport, joined by ``channel`` with those of every other plugin.
+
+    Attributes
+    ----------
+    name : str
+        Lower case, unique over all plugins.
+    """
+
+    name: str
+
+    @abstractmethod
+    def columns(self, run: Run, layer: str) -> Iterable[ChannelColumn]:
+        """Say what is known about every channel of a layer.
+
+        Parameters
+        ----------
+        run : Run
+            Finished; ``run.summary_names`` names the probes that have a summary.
+        layer : str
+            An audited layer with maps.
+
+        Returns
+        -------
+        iterable of ChannelColumn
+            Empty when nothing is known about this layer.
+        """
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """A family of networks that a plugin can build by name.
 
@@ -591,6 +668,13 @@ class Control(Protocol):
         A dead control (median spread of pooled features below 1 % of the audited network's)
         allows no verdict.
         """
+
+    @property
+    def survey(self) -> Survey:
+        """What was planned, with the control's own head."""
+
+    def pooled(self, layer: str) -> xr.DataArray:
+        """Spatial mean of a layer's maps, (image, channel)."""
 
     def rows(self, probe: str) -> xr.Dataset:
         """Rows of a probe, as in the audited run."""
@@ -647,6 +731,10 @@ class Run(Protocol):
 
     def summary(self, probe: str) -> xr.Dataset:
         """Summary of a probe named in ``Needs.tables``."""
+
+    @property
+    def summary_names(self) -> frozenset[str]:
+        """Names of the probes that have a summary by now."""
 
     def pooled(self, layer: str) -> xr.DataArray:
         """Spatial mean of a layer's maps, (image, channel)."""

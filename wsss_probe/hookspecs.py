@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from wsss_probe.contracts import Command, Explainer, ModelSource, Probe
+from wsss_probe.contracts import ChannelColumns, Command, Explainer, ModelSource, Probe
 
 __all__ = ["hookimpl", "hookspec"]
 
@@ -61,4 +61,15 @@ def wsss_probe_commands() -> Iterable[Command]:  # type: ignore[empty-body]
     >>> @hookimpl
     ... def wsss_probe_commands():
     ...     return [Command("train tinynet", "Train a tiny net.", "my_plugin.training:main")]
+    """
+
+
+@hookspec
+def wsss_probe_channel_columns() -> Iterable[ChannelColumns]:  # type: ignore[empty-body]
+    """Offer columns for the channel passport: the table in the report with one row per channel.
+
+    >>> @hookimpl
+    ... def wsss_probe_channel_columns():
+    ...     from my_plugin.passport import Columns
+    ...     return [Columns()]
     """

@@ -22,7 +22,7 @@ from wsss_probe.masks import MaskSpec, deduce, read_sidecar, sidecar_text
 from wsss_probe.names import display, natural_order, nearest
 from wsss_probe.splitting import split_by_group
 from wsss_probe.table import COLUMNS, TILE, read_table, require_inside, text_column, write_table
-from wsss_probe.tiling import MaskRule, Tiling, tile
+from wsss_probe.tiling import Draw, MaskRule, Tiling, tile
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from wsss_probe.decoding import Box
 
 __all__ = [
+    "Draw",
     "Manifest",
     "MaskRule",
     "MaskSpec",

@@ -374,6 +374,7 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         input_shape=tuple(subject.examples.shape[1:]),
         multilabel=subject.model.multilabel,
         seed=options.seed,
+        images=len(subject.source),
     )
     labels, labelled = _known_labels(subject.manifest, subject.classes)
     where = [audited[name] for name in _relevance_layers(options, subject.chosen)]

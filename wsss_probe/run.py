@@ -95,6 +95,11 @@ class AuditedRun:
             msg = f"no summary of '{probe}' yet"
             raise UsageError(msg, remedy="name it in Needs.tables") from None
 
+    @property
+    def summary_names(self) -> frozenset[str]:
+        """Names of the probes that have a summary by now."""
+        return frozenset(self.summaries)
+
     def pooled(self, layer: str) -> xr.DataArray:
         """Spatial mean of a layer's maps, (image, channel)."""
         return self._table(activation_path(layer))["mean"]

@@ -287,7 +287,13 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
         forward=lambda other: _logits(task.module, other),
         resume=lambda layer, maps: known.resumer(layer, images)(maps, images),
         tables=task.tables,
+        activations_of=lambda other, layers: _activations(task, other, layers),
     )
+
+
+def _activations(task: Task, images: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
+    wanted = [task.survey.layers[name] for name in layers]
+    return run_pass(task.module, images, wanted, PassOptions(logits=False)).activations
 
 
 def _require_shapes(layers: Mapping[str, LayerInfo], activations: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from wsss_probe.manifest import Manifest
 
-__all__ = ["MaskRule", "Tiling", "tile"]
+__all__ = ["Draw", "MaskRule", "Tiling", "tile"]
 
 
 @final
@@ -71,6 +71,48 @@ class MaskRule:
 
 
 @final
+@dataclass(frozen=True)
+class Draw:
+    """A few tiles of each image and label, drawn at random.
+
+    Parameters
+    ----------
+    at_most : int
+        Tiles kept of each image and label, 1 or more.
+    seed : int
+        The same seed, image and tiles give the same draw, whatever other images there are.
+
+    Raises
+    ------
+    UsageError
+        ``at_most`` below 1.
+    """
+
+    at_most: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.at_most < 1:
+            raise UsageError(
+                "tiles kept of each image and label", found=str(self.at_most), wanted="1 or more"
+            )
+
+    def of(
+        self, tiles: Sequence[tuple[Box, str]], image: int, dropped: Counter[str]
+    ) -> list[tuple[Box, str]]:
+        """Draw from one image's tiles; they stay in their order."""
+        order = np.random.default_rng((self.seed, image)).permutation(len(tiles))
+        seen: Counter[str] = Counter()
+        kept = []
+        for position in order:
+            seen[tiles[position][1]] += 1
+            if seen[tiles[position][1]] <= self.at_most:
+                kept.append(int(position))
+        dropped["not drawn"] += len(tiles) - len(kept)
+        return [tiles[position] for position in sorted(kept)]
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Tiling:
     """Tiles, and what was left out.
@@ -93,11 +135,14 @@ def tile(
     stride: int | tuple[int, int],
     *,
     label_from_mask: Sequence[MaskRule] = (),
+    draw: Draw | None = None,
 ) -> Tiling:
     """Cut each image into tiles that lie fully inside; a last one lies flush with each border.
 
     Sizes are read from headers. The group of a tile is that of its image, or else the image's path.
-    With rules, a tile has all labels whose rule it meets, and one that meets none is left out.
+    With rules, a tile has all labels whose rule it meets, and one that meets none is left out. With a
+    draw, each image gives a few tiles of each label, so that large images and common labels do not
+    outweigh the others.
 
     Parameters
     ----------
@@ -106,6 +151,8 @@ def tile(
     size, stride : int or (int, int)
         Pixels, (row, column).
     label_from_mask : sequence of MaskRule
+    draw : Draw, optional
+        How many tiles to keep; all by default.
 
     Returns
     -------
@@ -132,6 +179,7 @@ def tile(
         boxes = _boxes(manifest, index, sides, steps, dropped)
         labelled = _labelled(manifest, index, boxes, label_from_mask, dropped) if label_from_mask else None
         kept = labelled if labelled is not None else [(box, row["label"]) for box in boxes]
+        kept = kept if draw is None else draw.of(kept, index, dropped)
         own = {**row, "group": row["group"] or row["image"]}
         rows += [
             {**own, "label": label, "x": x, "y": y, "width": width, "height": height}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -99,6 +99,11 @@ class InMemoryRun:
         """Summary of a probe that concluded before."""
         return self.summaries[probe]
 
+    @property
+    def summary_names(self) -> frozenset[str]:
+        """Names of the probes that have a summary."""
+        return frozenset(self.summaries)
+
     def pooled(self, layer: str) -> xr.DataArray:
         """Spatial mean of a layer's maps, (image, channel)."""
         maps = self.scene.batch(Needs(layers=frozenset({layer}))).activations[layer]
@@ -154,9 +159,18 @@ class InMemoryControl:
     run: InMemoryRun
     dead: frozenset[str] = frozenset()
 
+    @property
+    def survey(self) -> Survey:
+        """What was planned."""
+        return self.run.survey
+
     def alive(self, layer: str) -> bool:
         """Whether this layer of the control responds to images at all."""
         return layer not in self.dead
+
+    def pooled(self, layer: str) -> xr.DataArray:
+        """Spatial mean of a layer's maps, (image, channel)."""
+        return self.run.pooled(layer)
 
     def rows(self, probe: str) -> xr.Dataset:
         """Rows of a probe."""
@@ -197,7 +211,7 @@ def run_in_memory(
         If a probe's rows or an explainer's maps break the contract.
     """
     scene, probes, summaries = scene or make_scene(), tuple(probes), summaries or {}
-    others = [replace(scene, network=shuffled(scene.network, seed)) for seed in range(controls)]
+    others = [scene.with_network(shuffled(scene.network, seed)) for seed in range(controls)]
     surveyed = [
         InMemoryRun(other, observe(other, probes, tables=summaries), summaries=summaries) for other in others
     ]
@@ -206,7 +220,7 @@ def run_in_memory(
         observe(scene, probes, tables=summaries),
         _relevance(scene, explainers),
         [InMemoryControl(f"shuffled-{seed}", run) for seed, run in enumerate(surveyed)],
-        summaries,
+        summaries=summaries,
     )
 
 

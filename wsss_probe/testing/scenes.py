@@ -90,7 +90,18 @@ class Scene:
             forward=lambda other: _plain(self.network, other),
             resume=lambda layer, maps: _resumed(self.network, images, layer, maps),
             tables=dict(tables or {}),
+            activations_of=self._activations,
         )
+
+    def _activations(self, images: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
+        outputs = _tapped(self.network, images, layers).outputs
+        return {name: outputs[name].detach().clone() for name in layers}
+
+    def with_network(self, network: nn.Module) -> Scene:
+        """Make the same scene for another network of the same layers; its head is looked for anew."""
+        layers = describe_layers(network, self.images[:1])
+        survey = replace(self.survey, head=find_head(network, self.images, layers))
+        return replace(self, network=network, survey=survey)
 
     def without_masks(self) -> Scene:
         """Make the same scene for a manifest that names no masks."""
@@ -210,6 +221,7 @@ def _survey(network: nn.Module, images: Tensor, seed: int) -> Survey:
         input_shape=tuple(images.shape[1:]),
         multilabel=False,
         seed=seed,
+        images=len(images),
     )
 
 

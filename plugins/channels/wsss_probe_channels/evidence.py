@@ -1,0 +1,50 @@
+"""Which layers the costly analyses look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsss_probe.errors import UsageError
+
+if TYPE_CHECKING:
+    from wsss_probe import Survey
+
+__all__ = ["evidence_layers", "map_layers"]
+
+
+def map_layers(survey: Survey) -> tuple[str, ...]:
+    """Audited layers with maps, in the order of execution."""
+    return tuple(name for name, info in survey.layers.items() if info.layout == "maps")
+
+
+def evidence_layers(survey: Survey, wanted: str = "last") -> tuple[str, ...]:
+    """Layers that an analysis looks at.
+
+    Parameters
+    ----------
+    survey : Survey
+    wanted : str
+        ``last``: the layer that a proved linear head averages, if it is audited, else the last
+        audited layer with maps. ``all``: every audited layer with maps. Else names, comma-separated.
+
+    Returns
+    -------
+    tuple of str
+        Empty when no audited layer has maps.
+
+    Raises
+    ------
+    UsageError
+        For a layer that is not audited or has no maps.
+    """
+    audited = map_layers(survey)
+    if wanted == "all" or not audited:
+        return audited
+    if wanted == "last":
+        return (survey.head.layer,) if survey.head.layer in audited else audited[-1:]
+    names = tuple(name.strip() for name in wanted.split(",") if name.strip())
+    for name in names:
+        if name not in audited:
+            msg = "layer for channel evidence is not audited or has no maps"
+            raise UsageError(msg, found=name, wanted=", ".join(audited), remedy="name it in --layers as well")
+    return names

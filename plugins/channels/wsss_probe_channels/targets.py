@@ -1,0 +1,129 @@
+"""What a channel may be asked to outline: the mask classes, and what is left when one is taken away.
+
+Feng et al. treat "normal tissue" as a target beside "cancer". Whether white background belongs to
+it is not said there and changes every number, so both readings have a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from wsss_probe.overlap import IGNORED, Counts
+
+__all__ = ["WHITE", "Complements", "MaskTarget", "planes", "target_counts", "targets_of"]
+
+WHITE = "white"
+"""Mask class of bare glass: in the image, but no tissue."""
+
+Complements = Literal["auto", "none", "all"]
+"""Which classes get complements: ``auto``, the only class besides white; ``all``, each."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MaskTarget:
+    """A set of pixels that each image's mask defines.
+
+    Parameters
+    ----------
+    name : str
+        The mask class; ``not gland``, all other known pixels; ``tissue without gland``, the same with
+        white pixels ignored.
+    position : int
+        Position of the mask class that it is, or that it is without.
+    complement : bool
+        Whether it is what is left without that class.
+    white : int
+        Position of the class white, whose pixels are ignored; -1 when none are.
+    """
+
+    name: str
+    position: int
+    complement: bool = False
+    white: int = -1
+
+    def inside(self, masks: Tensor) -> Tensor:
+        """Pixels of the target, bool, any shape."""
+        if not self.complement:
+            return masks == self.position
+        return self.known(masks) & (masks != self.position)
+
+    def known(self, masks: Tensor) -> Tensor:
+        """Pixels that count, bool, any shape."""
+        known = masks != IGNORED
+        return known & (masks != self.white) if self.white >= 0 else known
+
+
+def targets_of(mask_classes: Sequence[str], complements: Complements = "auto") -> tuple[MaskTarget, ...]:
+    """List the targets of a manifest's masks: each class, then complements.
+
+    Parameters
+    ----------
+    mask_classes : sequence of str
+    complements : {"auto", "none", "all"}
+
+    Returns
+    -------
+    tuple of MaskTarget
+
+    Examples
+    --------
+    >>> [target.name for target in targets_of(("gland", "white"))]
+    ['gland', 'white', 'not gland', 'tissue without gland']
+    """
+    own = tuple(MaskTarget(name, position) for position, name in enumerate(mask_classes))
+    things = [target for target in own if target.name != WHITE]
+    if complements == "none" or (complements == "auto" and len(things) != 1):
+        return own
+    white = list(mask_classes).index(WHITE) if WHITE in mask_classes else -1
+    made: list[MaskTarget] = []
+    for thing in things:
+        made.append(MaskTarget(f"not {thing.name}", thing.position, complement=True))
+        if white >= 0:
+            name = f"tissue without {thing.name}"
+            made.append(MaskTarget(name, thing.position, complement=True, white=white))
+    return (*own, *made)
+
+
+def planes(masks: Tensor, targets: Sequence[MaskTarget]) -> tuple[Tensor, Tensor]:
+    """Where each target is, and where its pixels count.
+
+    Parameters
+    ----------
+    masks : Tensor of int, (image, row, column)
+    targets : sequence of MaskTarget
+
+    Returns
+    -------
+    inside, known : Tensor of bool, (image, target, row, column)
+    """
+    inside = torch.stack([target.inside(masks) for target in targets], dim=1)
+    known = torch.stack([target.known(masks) for target in targets], dim=1)
+    return inside, known
+
+
+def target_counts(predicted: Tensor, masks: Tensor, targets: Sequence[MaskTarget]) -> Counts:
+    """Count for every map how it meets every target.
+
+    Parameters
+    ----------
+    predicted : Tensor of bool, (image, channel, row, column)
+    masks : Tensor of int, (image, row, column)
+        On the grid of ``predicted``.
+    targets : sequence of MaskTarget
+
+    Returns
+    -------
+    Counts
+        Each (image, channel, target).
+    """
+    inside, known = (part.flatten(2).float() for part in planes(masks, targets))
+    pixels = predicted.flatten(2).float()
+    tp = torch.bmm(pixels, inside.transpose(1, 2)).long()
+    area = torch.bmm(pixels, known.transpose(1, 2)).long()
+    return Counts(tp=tp, fp=area - tp, fn=inside.sum(2).long()[:, None] - tp)
