@@ -19,7 +19,8 @@ class MaskOptions(BaseModel):
     """How mask ids are meant; overrides the manifest's own declaration.
 
     ``classes`` maps a class name to its id or ids; ``ignore`` lists ids that are not scored;
-    ``instances`` makes every id above 0 foreground.
+    ``instances`` makes every id above 0 foreground; ``white`` is the luminance above which background
+    becomes a class of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +28,7 @@ class MaskOptions(BaseModel):
     classes: dict[str, int | list[int]] = Field(default_factory=dict)
     ignore: list[int] = Field(default_factory=list)
     instances: bool = False
+    white: int | None = None
 
 
 class AuditOptions(BaseModel):

@@ -31,6 +31,7 @@ __all__ = [
     "decode",
     "decode_mask",
     "image_size",
+    "luminance",
 ]
 
 Box = tuple[int, int, int, int]
@@ -294,3 +295,22 @@ def _over_white(image: Image.Image) -> tuple[NDArray[np.uint8], list[str]]:
     opaque = image.getchannel("A").getextrema() == (255, 255)
     flat = Image.alpha_composite(white, image).convert("RGB")
     return np.array(flat), [] if opaque else ["transparency laid over white"]
+
+
+def luminance(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey value of each pixel, by the weights of ITU-R BT.601, as Pillow computes it.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, (row, column, 3)
+
+    Returns
+    -------
+    ndarray of uint8, (row, column)
+
+    Examples
+    --------
+    >>> luminance(np.array([[[255, 255, 255], [255, 0, 0]]], dtype=np.uint8)).tolist()
+    [[255, 76]]
+    """
+    return np.array(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))

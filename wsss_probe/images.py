@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, final
 import numpy as np
 from PIL import Image
 
-from wsss_probe.decoding import MAX_PIXELS, Decoded, cut, decode, decode_mask, image_size
+from wsss_probe.decoding import MAX_PIXELS, Decoded, cut, decode, decode_mask, image_size, luminance
 from wsss_probe.errors import ImageError, ManifestError, UsageError
 from wsss_probe.masks import MaskSpec
 from wsss_probe.names import display
@@ -118,7 +118,7 @@ def network_input(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> Te
     import torch
 
     if preprocessing.channels == 1:
-        pixels = np.array(Image.fromarray(pixels).convert("L"))[..., np.newaxis]
+        pixels = luminance(pixels)[..., np.newaxis]
     elif preprocessing.order == "bgr":
         pixels = pixels[..., ::-1]
     # NumPy, not torch: a parallel operation in a reading thread keeps cores busy that the network needs
@@ -283,7 +283,7 @@ class ManifestSource:
             self._require_size(_shape(seen))
         except ImageError as error:
             return Sample(index, error=str(error))
-        mask, mask_error = self._mask(index, _shape(decoded.pixels))
+        mask, mask_error = self._mask(index, _shape(decoded.pixels), pixels)
         tensor = network_input(seen, self.preprocessing)
         return Sample(index, seen, tensor, mask, "", decoded.notes, mask_error)
 
@@ -300,7 +300,9 @@ class ManifestSource:
         decoded = self._images.get(path, lambda: decode(path, max_pixels=self._max_pixels))
         return decoded, cut(decoded.pixels, box)
 
-    def _mask(self, index: int, shape: Size) -> tuple[NDArray[np.int64] | None, str]:
+    def _mask(
+        self, index: int, shape: Size, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.int64] | None, str]:
         path, box, spec = self.manifest.mask_path(index), self.manifest.box(index), self.masks
         if path is None or spec is None:
             return None, ""
@@ -312,7 +314,7 @@ class ManifestSource:
             if ids.shape != shape:
                 found, wanted = (f"{rows} x {columns} pixels" for rows, columns in (_shape(ids), shape))
                 raise ImageError("mask of another size than its image", found=found, wanted=wanted)
-            positions = spec.positions(ids if box is None else cut(ids, box))
+            positions = spec.with_white(spec.positions(ids if box is None else cut(ids, box)), pixels)
             return mask_view(positions, self.preprocessing), ""
         except (ImageError, ManifestError) as error:
             return None, f"{display(path.name)}: {error}"

@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from wsss_probe.decoding import decode_mask
+from wsss_probe.decoding import decode_mask, luminance
 from wsss_probe.errors import ImageError, ManifestError
 from wsss_probe.names import display, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BACKGROUND", "IGNORED", "MaskSpec", "deduce", "read_sidecar", "sidecar_text"]
+__all__ = ["BACKGROUND", "IGNORED", "WHITE", "MaskSpec", "deduce", "read_sidecar", "sidecar_text"]
 
 IGNORED = -1
 BACKGROUND = -2
+WHITE = "white"
 _UNLISTED = -3
 _LARGEST_ID = 65535
 _SAMPLE = 20
 _MOST_CLASSES = 32
-_KEYS = ("classes", "ignore", "background", "instances")
+_KEYS = ("classes", "ignore", "background", "instances", "white")
 
 
 @final
@@ -44,11 +45,14 @@ class MaskSpec:
         Ids in no class, scored as "none of them"; 0 unless it is a class or ignored.
     any_id : bool
         Every id above 0 that is not ignored belongs to the only class: one id per object.
+    white : int or None
+        Background pixels whose luminance in the image (0..255) lies strictly above it form a last class
+        ``white``: bare glass in histology. Classes that people drew stay as drawn.
 
     Raises
     ------
     ManifestError
-        Ids out of 0..65535 or claimed twice, class names missing or claimed twice.
+        Ids out of 0..65535 or claimed twice, class names missing or claimed twice, white no level.
 
     Examples
     --------
@@ -61,6 +65,7 @@ class MaskSpec:
     ignore: tuple[int, ...] = ()
     background: tuple[int, ...] = (0,)
     any_id: bool = False
+    white: int | None = None
 
     def __post_init__(self) -> None:
         claimed = [*self.ignore, *(one for _, ids in self.classes for one in ids)]
@@ -76,6 +81,8 @@ class MaskSpec:
                 raise ManifestError(f"{kind} declared twice", found=display(str(twice[0])))
         if self.any_id and len(self.classes) != 1:
             raise ManifestError("instance masks hold one class", found=f"{len(self.classes)} classes")
+        if self.white is not None and not 0 <= self.white < 255:
+            raise ManifestError("level of white out of range", found=str(self.white), wanted="0..254")
         if not self.classes or not all(self.names):
             raise ManifestError("mask classes need names", found=str(list(self.names)))
 
@@ -99,12 +106,34 @@ class MaskSpec:
             tuple(sorted(more.union(self.ignore))),
             tuple(one for one in self.background if one not in more),
             self.any_id,
+            self.white,
         )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the classes, by position."""
-        return tuple(name for name, _ in self.classes)
+        """Names of the classes, by position; ``white`` is the last where it is asked for."""
+        own = tuple(name for name, _ in self.classes)
+        return own if self.white is None else (*own, WHITE)
+
+    def with_white(self, positions: NDArray[np.int64], pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Make a class of the background that is white in the image; as it is where none is asked for.
+
+        Parameters
+        ----------
+        positions : ndarray of int64, (row, column)
+            From :meth:`positions`.
+        pixels : ndarray of uint8, (row, column, 3)
+            The image that they belong to.
+
+        Returns
+        -------
+        ndarray of int64, (row, column)
+        """
+        if self.white is None:
+            return positions
+        bare = (positions == BACKGROUND) & (luminance(pixels) > self.white)
+        found: NDArray[np.int64] = np.where(bare, len(self.classes), positions)
+        return found
 
     def positions(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Turn ids into positions of classes: -1 ignored, -2 background.
@@ -241,6 +270,16 @@ def _from_table(table: Mapping[str, Any], name: str) -> MaskSpec:
         ignore=_ids(table.get("ignore", []), name),
         background=_ids(table.get("background", 0), name),
         any_id=instances,
+        white=_level(table.get("white"), name),
+    )
+
+
+def _level(value: Any, name: str) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    wanted = "a level of grey, 0..254"
+    raise ManifestError(
+        f"white in [masks] of {name} not understood", found=display(str(value)), wanted=wanted
     )
 
 
@@ -254,6 +293,8 @@ def _ids(value: Any, name: str) -> tuple[int, ...]:
 def sidecar_text(spec: MaskSpec) -> str:
     """Write a mask declaration as :func:`read_sidecar` reads it."""
     lines = ["[masks]", f"ignore = {list(spec.ignore)}", f"background = {list(spec.background)}"]
+    if spec.white is not None:
+        lines.append(f"white = {spec.white}")
     if spec.any_id:
         lines.append("instances = true")
     else:

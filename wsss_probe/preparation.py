@@ -155,6 +155,8 @@ def _with_masks(manifest: Manifest, options: AuditOptions) -> Manifest:
         spec = MaskSpec(tuple((name, tuple(ids)) for name, ids in named.items()))
     if asked.ignore:
         spec = spec.ignoring(asked.ignore)
+    if asked.white is not None:
+        spec = replace(spec, white=asked.white)
     return replace(manifest, masks=spec)
 
 
@@ -369,7 +371,7 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         layers=audited,
         classes=subject.classes,
         targets=_targets(options, subject.classes),
-        mask_classes=tuple(name for name, _ in spec.classes) if spec else (),
+        mask_classes=spec.names if spec else (),
         head=subject.head,
         input_shape=tuple(subject.examples.shape[1:]),
         multilabel=subject.model.multilabel,
@@ -508,6 +510,7 @@ def _data(subject: Subject) -> dict[str, Any]:
         "files": _contents_digest(subject),
         "masks": {name: list(ids) for name, ids in spec.classes} if spec else {},
         "ignore": list(spec.ignore) if spec else [],
+        **({"white": spec.white} if spec and spec.white is not None else {}),
     }
 
 

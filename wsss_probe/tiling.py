@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
-from wsss_probe.decoding import Box, cut, decode_mask, image_size
+from wsss_probe.decoding import Box, cut, decode, decode_mask, image_size
 from wsss_probe.errors import ImageError, ManifestError, NothingToDoError, UsageError
 from wsss_probe.masks import IGNORED
 from wsss_probe.names import display, nearest
@@ -261,7 +261,9 @@ def _positions(manifest: Manifest, index: int) -> NDArray[np.int64]:
     positions = manifest.masks.positions(decode_mask(path))
     if positions.shape != image_size(manifest.path(index)):
         raise ManifestError("mask of another size than its image")
-    return positions
+    if manifest.masks.white is None:
+        return positions
+    return manifest.masks.with_white(positions, decode(manifest.path(index)).pixels)
 
 
 def _met(piece: NDArray[np.int64], rules: Sequence[MaskRule], names: Sequence[str]) -> Iterator[str]:

@@ -13,12 +13,10 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
+from wsss_probe.masks import WHITE
 from wsss_probe.overlap import IGNORED, Counts
 
-__all__ = ["WHITE", "Complements", "MaskTarget", "planes", "target_counts", "targets_of"]
-
-WHITE = "white"
-"""Mask class of bare glass: in the image, but no tissue."""
+__all__ = ["Complements", "MaskTarget", "planes", "target_counts", "targets_of"]
 
 Complements = Literal["auto", "none", "all"]
 """Which classes get complements: ``auto``, the only class besides white; ``all``, each."""
