@@ -186,6 +186,7 @@ def _survey(prepared: Prepared, module: nn.Module, folder: Path, plan: Plan, adv
     store = Store(folder, len(prepared.subject.source), plan.execution.shard, plan.id)
     store.sweep()
     lines: list[LedgerLine] = []
+    read_later = _read_later(prepared)
     run = _opened(prepared, store, module)
     for number, passes in enumerate(_passes(prepared)):
         if passes:
@@ -194,11 +195,25 @@ def _survey(prepared: Prepared, module: nn.Module, folder: Path, plan: Plan, adv
             _record_images(prepared, store, lines)
             run = replace(run, images=_images(prepared, lines))
             _check_quarantine(prepared, folder, lines)
-        if number + 1 < len(prepared.stages):
-            stage = prepared.stages[number]
+        stage = [offered for offered in prepared.stages[number] if offered.item.name in read_later]
+        if stage:
             concluded = dict(_concluded(prepared, run, stage, _broken(prepared)))
             run = replace(run, summaries={**run.summaries, **{n: c.summary for n, c in concluded.items()}})
     return _Surveyed(run, tuple(lines), _broken(prepared))
+
+
+def _read_later(prepared: Prepared) -> frozenset[str]:
+    """Probes whose summaries a later pass over the images reads, directly or through others."""
+    items = [offered.item for stage in prepared.stages for offered in stage]
+    tables = {item.name: prepared.needs[item.name].tables for item in items}
+    found: set[str] = set()
+    waiting = [name for item in items if streams(item) for name in tables[item.name]]
+    while waiting:
+        name = waiting.pop()
+        if name in tables and name not in found:
+            found.add(name)
+            waiting += tables[name]
+    return frozenset(found)
 
 
 def _task(prepared: Prepared, run: AuditedRun, number: int) -> Task:
