@@ -68,7 +68,7 @@ class Tables:
 
 def observed(maps, masks, classes=("gland",), *, size=5, probe=None, readable=None, **names):
     """Stream maps and masks through the probe and put the pieces together as the host does."""
-    probe = probe or ChannelF1(layer="conv")
+    probe = probe or ChannelF1(layer="conv", complements="none")
     readable = torch.ones(len(maps), dtype=torch.bool) if readable is None else readable
     pieces = []
     for start in range(0, len(maps), size):

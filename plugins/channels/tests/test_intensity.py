@@ -5,6 +5,9 @@ import pytest
 import torch
 from skimage.filters import threshold_otsu
 from wsss_probe_channels.intensity import intensity_f1, rule_names
+from wsss_probe_channels.targets import targets_of
+
+GLAND = targets_of(("gland",), "none")
 
 
 def by_the_book(image, mask, side):
@@ -37,7 +40,7 @@ def scene(noise, seed=0):
 def test_equals_the_reference(seed):
     """Every rule's F1 equals the one computed pixel by pixel."""
     image, mask = scene(0.3, seed)
-    found = intensity_f1(torch.from_numpy(image)[None], torch.from_numpy(mask)[None], 1, (16, 16))
+    found = intensity_f1(torch.from_numpy(image)[None], torch.from_numpy(mask)[None], GLAND, (16, 16))
     expected = [by_the_book(image[c], mask, side) for side in (-1, 1) for c in range(3)]
 
     np.testing.assert_allclose(found[0, :, 0], expected, rtol=1e-6)
@@ -46,7 +49,7 @@ def test_equals_the_reference(seed):
 def test_the_colour_that_is_the_object_wins():
     """The rule on the planted channel's bright side is best, and its name says so."""
     image, mask = scene(0.1)
-    found = intensity_f1(torch.from_numpy(image)[None], torch.from_numpy(mask)[None], 1, (16, 16))
+    found = intensity_f1(torch.from_numpy(image)[None], torch.from_numpy(mask)[None], GLAND, (16, 16))
 
     assert rule_names(3)[int(found[0, :, 0].argmax())] == "bright input 1"
     assert found.max() > 0.95
@@ -55,7 +58,7 @@ def test_the_colour_that_is_the_object_wins():
 def test_it_fails_when_noise_hides_the_object():
     """With noise five times the contrast no rule outlines the object any more."""
     image, mask = scene(5)
-    found = intensity_f1(torch.from_numpy(image)[None], torch.from_numpy(mask)[None], 1, (16, 16))
+    found = intensity_f1(torch.from_numpy(image)[None], torch.from_numpy(mask)[None], GLAND, (16, 16))
 
     assert found.max() < 0.5
 
@@ -65,7 +68,7 @@ def test_preprocessing_does_not_matter():
     image, mask = (torch.from_numpy(part)[None] for part in scene(0.3))
 
     torch.testing.assert_close(
-        intensity_f1(image, mask, 1, (8, 8)), intensity_f1(4 * image + 1, mask, 1, (8, 8))
+        intensity_f1(image, mask, GLAND, (8, 8)), intensity_f1(4 * image + 1, mask, GLAND, (8, 8))
     )
 
 
@@ -73,4 +76,4 @@ def test_constant_input_is_undefined():
     """A constant input channel has no rule: NaN, not 0."""
     mask = torch.from_numpy(scene(0.1)[1])[None]
 
-    assert intensity_f1(torch.zeros(1, 3, 16, 16), mask, 1, (4, 4)).isnan().all()
+    assert intensity_f1(torch.zeros(1, 3, 16, 16), mask, GLAND, (4, 4)).isnan().all()

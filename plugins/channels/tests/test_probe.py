@@ -10,7 +10,7 @@ from wsss_probe_channels import ChannelF1
 from wsss_probe.errors import UsageError
 from wsss_probe.schema import check_conclusion, check_sections
 
-probe = ChannelF1(layer="conv")
+probe = ChannelF1(layer="conv", complements="none")
 
 
 def concluded(run, using=probe):

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsss_probe_channels import screen as module
 from wsss_probe_channels.screen import Resolution, screen
+from wsss_probe_channels.targets import targets_of
 
 from wsss_probe.errors import UsageError
+
+ONE, TWO = targets_of(("gland",), "none"), targets_of(("gland", "fat"))
 
 # -- reference --------------------------------------------------------------------------------
 
@@ -135,7 +138,7 @@ def test_layer_resolution_brings_the_mask_down(seed):
     maps, masks = example(seed)
     small = [slow_majority(mask, 4, 5) for mask in masks.tolist()]
 
-    found = screen(maps, masks, 2, Resolution("layer"))
+    found = screen(maps, masks, TWO, Resolution("layer"))
 
     np.testing.assert_array_equal(found.masks.numpy(), np.array(small))
     np.testing.assert_array_equal(counted(found), expected_counts(maps, small))
@@ -148,7 +151,7 @@ def test_mask_resolution_resizes_the_map_before_otsu(seed):
     maps, masks = example(seed)
     large = resized(maps, 12, 15)
 
-    found = screen(maps, masks, 2, Resolution("mask"))
+    found = screen(maps, masks, TWO, Resolution("mask"))
 
     np.testing.assert_array_equal(counted(found), expected_counts(large, masks.tolist()))
 
@@ -161,7 +164,7 @@ def test_a_fixed_grid_resizes_both(seed):
     large = resized(maps, 6, 5)
     small = [slow_majority(mask, 6, 5) for mask in masks.tolist()]
 
-    found = screen(maps, masks, 2, Resolution("6x5"))
+    found = screen(maps, masks, TWO, Resolution("6x5"))
 
     np.testing.assert_array_equal(found.masks.numpy(), np.array(small))
     np.testing.assert_array_equal(counted(found), expected_counts(large, small))
@@ -171,7 +174,7 @@ def test_the_orders_differ():
     """Thresholding before or after resizing are different numbers: the name decides."""
     maps, masks = example(1)
 
-    layer, mask = (screen(maps, masks, 2, Resolution(name)) for name in ("layer", "mask"))
+    layer, mask = (screen(maps, masks, TWO, Resolution(name)) for name in ("layer", "mask"))
 
     assert not torch.allclose(layer.threshold, mask.threshold)
     assert Resolution("layer").order != Resolution("mask").order != Resolution("28x28").order
@@ -181,7 +184,7 @@ def test_the_threshold_is_strict_and_covers_what_is_above():
     """A map of two values is split between them; coverage is the share of the upper one."""
     maps = torch.tensor([[[[0.0, 1.0], [1.0, 1.0]]]])
 
-    found = screen(maps, torch.zeros(1, 2, 2, dtype=torch.int64), 1, Resolution("layer"))
+    found = screen(maps, torch.zeros(1, 2, 2, dtype=torch.int64), ONE, Resolution("layer"))
 
     assert 0 < float(found.threshold) < 1
     assert float(found.coverage) == 0.75
@@ -194,7 +197,7 @@ def test_maps_that_have_no_threshold_are_counted_as_missing_all():
     maps[0, 2, 0, 0] = float("inf")
     mask = torch.tensor([[[0, 0], [-2, -2]]])
 
-    found = screen(maps, mask, 1, Resolution("layer"))
+    found = screen(maps, mask, ONE, Resolution("layer"))
 
     assert bool(found.threshold.isnan().all())
     assert counted(found)[:, 0, :, 0].T.tolist() == [[0, 0, 2]] * 3
@@ -204,10 +207,10 @@ def test_maps_that_have_no_threshold_are_counted_as_missing_all():
 def test_chunks_change_nothing(resolution, monkeypatch):
     """Few channels at once give what all channels at once give."""
     maps, masks = example(2, channels=7)
-    whole = screen(maps, masks, 2, Resolution(resolution))
+    whole = screen(maps, masks, TWO, Resolution(resolution))
     monkeypatch.setattr(module, "_CHUNK", 200)
 
-    found = screen(maps, masks, 2, Resolution(resolution))
+    found = screen(maps, masks, TWO, Resolution(resolution))
 
     np.testing.assert_array_equal(counted(found), counted(whole))
     torch.testing.assert_close(found.threshold, whole.threshold, rtol=0, atol=0)
@@ -218,10 +221,10 @@ def test_half_precision_and_channels_last_are_taken():
     maps, masks = example(3)
     half = maps.half().contiguous(memory_format=torch.channels_last)
 
-    found = screen(half, masks, 2, Resolution("mask"))
+    found = screen(half, masks, TWO, Resolution("mask"))
 
     np.testing.assert_array_equal(
-        counted(found), counted(screen(maps.half().float(), masks, 2, Resolution("mask")))
+        counted(found), counted(screen(maps.half().float(), masks, TWO, Resolution("mask")))
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,8 @@ from wsss_probe_channels.screen import Resolution, screen
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from wsss_probe_channels.targets import MaskTarget
 
 __all__ = ["intensity_f1", "rule_names"]
 
@@ -25,8 +28,10 @@ def rule_names(inputs: int) -> list[str]:
     return [f"{side} input {channel}" for side in ("dark", "bright") for channel in range(inputs)]
 
 
-def intensity_f1(images: Tensor, masks: Tensor, classes: int, grid: tuple[int, int]) -> Tensor:
-    """F1 of Otsu's mask of each input channel, dark side and bright side, with each class.
+def intensity_f1(
+    images: Tensor, masks: Tensor, targets: Sequence[MaskTarget], grid: tuple[int, int]
+) -> Tensor:
+    """F1 of Otsu's mask of each input channel, dark side and bright side, with each target.
 
     A stain, a colour or the brightness alone may outline an object. Where such a rule scores as
     high as a channel, the channel shows no more than that.
@@ -37,16 +42,16 @@ def intensity_f1(images: Tensor, masks: Tensor, classes: int, grid: tuple[int, i
         Network input; Otsu does not see an affine preprocessing.
     masks : Tensor of int, (image, row, column)
         Positions of classes; -1 ignored, -2 in no class.
-    classes : int
+    targets : sequence of MaskTarget
     grid : (int, int)
         Images are averaged to it, masks brought to it by majority.
 
     Returns
     -------
-    Tensor, (image, rule, class)
+    Tensor, (image, rule, target)
         NaN where an input channel is constant, or both masks are empty.
     """
     pooled = F.adaptive_avg_pool2d(images.float(), grid)
     sides = torch.cat([-pooled, pooled], dim=1)
-    seen = screen(sides, masks, classes, Resolution("layer"))
+    seen = screen(sides, masks, targets, Resolution("layer"))
     return f1(seen.counts).masked_fill(seen.threshold.isnan().unsqueeze(-1), torch.nan)

@@ -7,9 +7,9 @@ on many images follows the object wherever it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, final, get_args
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from wsss_probe import Conclusion, Needs, Observation, Probe
 from wsss_probe.errors import UsageError
-from wsss_probe.overlap import coverage, f1, pooled
+from wsss_probe.overlap import f1, pooled
 from wsss_probe_channels.conclusion import conclude
 from wsss_probe_channels.intensity import intensity_f1, rule_names
 from wsss_probe_channels.screen import Resolution, Screen, screen
 from wsss_probe_channels.section import sections
+from wsss_probe_channels.targets import Complements, MaskTarget, planes, targets_of
 
 if TYPE_CHECKING:
     from wsss_probe import Batch, Section, Survey
@@ -59,17 +60,21 @@ class ChannelF1(Probe):
     chosen_on : str
         Split on which the best channel is chosen; empty takes ``train`` if there is one besides
         another, else a random half of the groups.
+    complements : {"auto", "none", "all"}
+        Which mask classes get complements as targets of their own, see
+        :func:`wsss_probe_channels.targets.targets_of`.
 
     Raises
     ------
     UsageError
-        For a resolution that says no grid or a ``strong`` outside [0, 1].
+        For a resolution that says no grid, a ``strong`` outside [0, 1] or unknown complements.
     """
 
     layer: str = ""
     resolution: str = "layer"
     strong: float = 0.6
     chosen_on: str = ""
+    complements: Complements = "auto"
     name: str = field(init=False, default="channel-f1")
     options: Mapping[str, Any] = field(init=False, default_factory=dict, hash=False)
 
@@ -78,12 +83,16 @@ class ChannelF1(Probe):
         if not 0 <= self.strong <= 1:
             msg = "strong is no F1"
             raise UsageError(msg, found=str(self.strong), wanted="a number in [0, 1]")
+        if self.complements not in get_args(Complements):
+            msg = "unknown complements of channel-f1"
+            raise UsageError(msg, found=str(self.complements), wanted=", ".join(get_args(Complements)))
         options = {
             "layer": self.layer,
             "resolution": self.resolution,
             "order": Resolution(self.resolution).order,
             "strong": self.strong,
             "chosen_on": self.chosen_on,
+            "complements": self.complements,
         }
         object.__setattr__(self, "options", options)
         object.__setattr__(self, "name", f"channel-f1@{self.layer}" if self.layer else "channel-f1")
@@ -93,6 +102,10 @@ class ChannelF1(Probe):
         if self.layer or not survey.mask_classes:
             return (self,)
         return tuple(replace(self, layer=name) for name in _layers_with_maps(survey))
+
+    def targets(self, mask_classes: Sequence[str]) -> tuple[MaskTarget, ...]:
+        """List what the channels are compared with: each mask class, then complements."""
+        return targets_of(mask_classes, self.complements)
 
     def needs(self, survey: Survey) -> Needs:
         """Ask for the layer's maps and for masks."""
@@ -105,20 +118,20 @@ class ChannelF1(Probe):
         -------
         Observation or None
             Rows ``f1`` (image, channel, class), ``threshold``, ``coverage``, ``degenerate`` (image,
-            channel), ``area`` (image, class), the class's share of known pixels, and ``intensity_f1``
+            channel), ``area`` (image, class), the target's share of known pixels, and ``intensity_f1``
             (image, rule, class) of rules on the input alone; partial ``tp, fp, fn`` (channel, class)
-            in pixels. None without masks.
+            in pixels. ``class`` runs over :meth:`targets`. None without masks.
         """
         if batch.masks is None:
             return None
-        classes = len(batch.mask_classes)
+        targets = self.targets(batch.mask_classes)
         resolution = Resolution(self.resolution)
         maps = batch.activations[self.layer]
-        seen = screen(maps, batch.masks, classes, resolution)
-        plain = intensity_f1(batch.images, seen.masks, classes, resolution.grid(maps, batch.masks))
-        coords = {"class": np.array(batch.mask_classes, dtype=object)}
+        seen = screen(maps, batch.masks, targets, resolution)
+        plain = intensity_f1(batch.images, seen.masks, targets, resolution.grid(maps, batch.masks))
+        coords = {"class": np.array([target.name for target in targets], dtype=object)}
         rules = np.array(rule_names(batch.images.shape[1]), dtype=object)
-        rows = _rows(seen, classes, coords).assign_coords(rule=rules)
+        rows = _rows(seen, targets, coords).assign_coords(rule=rules)
         rows["intensity_f1"] = (("image", "rule", "class"), _array(plain))
         return Observation(rows, _partial(seen, batch.readable, coords))
 
@@ -135,7 +148,7 @@ def _layers_with_maps(survey: Survey) -> list[str]:
     return [name for name, info in survey.layers.items() if info.layout == "maps"]
 
 
-def _rows(seen: Screen, classes: int, coords: Mapping[str, np.ndarray]) -> xr.Dataset:
+def _rows(seen: Screen, targets: Sequence[MaskTarget], coords: Mapping[str, np.ndarray]) -> xr.Dataset:
     """Write what the screen says about each image."""
     degenerate = seen.threshold.isnan()
     scores = f1(seen.counts).masked_fill(degenerate.unsqueeze(-1), torch.nan)
@@ -146,10 +159,16 @@ def _rows(seen: Screen, classes: int, coords: Mapping[str, np.ndarray]) -> xr.Da
             "threshold": (by_channel, _array(seen.threshold)),
             "coverage": (by_channel, _array(seen.coverage)),
             "degenerate": (by_channel, _array(degenerate)),
-            "area": (("image", "class"), _array(coverage(seen.masks, classes))),
+            "area": (("image", "class"), _array(_area(seen.masks, targets))),
         },
         coords=coords,
     )
+
+
+def _area(masks: Tensor, targets: Sequence[MaskTarget]) -> Tensor:
+    """Share of each image's known pixels that each target covers, NaN where none is known."""
+    inside, known = (plane.flatten(2).sum(2).double() for plane in planes(masks, targets))
+    return inside / known
 
 
 def _partial(seen: Screen, readable: Tensor, coords: Mapping[str, np.ndarray]) -> xr.Dataset:

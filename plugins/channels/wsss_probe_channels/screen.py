@@ -1,4 +1,4 @@
-"""One batch of the screen: every channel thresholded and compared with every mask class.
+"""One batch of the screen: every channel thresholded and compared with every target.
 
 The order of operations is part of the number, so it is chosen by name (see :class:`Resolution`).
 """
@@ -6,6 +6,7 @@ The order of operations is part of the number, so it is chosen by name (see :cla
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -14,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_probe.errors import UsageError
-from wsss_probe.overlap import Counts, majority_mask, overlap_counts
+from wsss_probe.overlap import Counts, majority_mask
 from wsss_probe.threshold import binarize, otsu
+from wsss_probe_channels.targets import MaskTarget, target_counts
 
 __all__ = ["Resolution", "Screen", "screen"]
 
@@ -82,7 +84,7 @@ class Screen:
     Parameters
     ----------
     counts : Counts
-        Pixels (image, channel, class): true positive, false positive, false negative.
+        Pixels (image, channel, target): true positive, false positive, false negative.
     threshold : Tensor, (image, channel)
         In units of the activation; NaN where the map is degenerate.
     coverage : Tensor, (image, channel)
@@ -97,15 +99,17 @@ class Screen:
     masks: Tensor
 
 
-def screen(maps: Tensor, masks: Tensor, classes: int, resolution: Resolution) -> Screen:
-    """Threshold every map by Otsu and count its overlap with every mask class.
+def screen(maps: Tensor, masks: Tensor, targets: Sequence[MaskTarget], resolution: Resolution) -> Screen:
+    """Threshold every map by Otsu and count its overlap with every target.
 
     Parameters
     ----------
     maps : Tensor, (image, channel, row, column)
     masks : Tensor of int, (image, row, column)
         Positions of classes; -1 ignored, -2 in no class.
-    classes : int
+    targets : sequence of MaskTarget
+        From :func:`wsss_probe_channels.targets.targets_of`; they are looked up after the masks came to
+        the grid, so a complement is what the majority is not.
     resolution : Resolution
 
     Returns
@@ -113,9 +117,10 @@ def screen(maps: Tensor, masks: Tensor, classes: int, resolution: Resolution) ->
     Screen
     """
     grid = resolution.grid(maps, masks)
-    small = masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, classes)
+    # every class that occurs takes part in the majority, whether or not it is a target
+    small = masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, int(masks.max()) + 1)
     width = max(1, _CHUNK // (len(maps) * grid[0] * grid[1]))
-    parts = [_screen_channels(part, small, classes) for part in torch.split(maps, width, dim=1)]
+    parts = [_screen_channels(part, small, targets) for part in torch.split(maps, width, dim=1)]
     tp, fp, fn = (
         torch.cat([getattr(part.counts, name) for part in parts], dim=1) for name in ("tp", "fp", "fn")
     )
@@ -127,14 +132,14 @@ def screen(maps: Tensor, masks: Tensor, classes: int, resolution: Resolution) ->
     )
 
 
-def _screen_channels(maps: Tensor, masks: Tensor, classes: int) -> Screen:
+def _screen_channels(maps: Tensor, masks: Tensor, targets: Sequence[MaskTarget]) -> Screen:
     """Resize, threshold and count some channels."""
     full = maps if maps.itemsize >= 4 else maps.float()
     resized = _resize(full, tuple(masks.shape[-2:])).contiguous()  # thresholds go map by map
     threshold = otsu(resized)
     predicted = binarize(resized, threshold)
     coverage = predicted.flatten(2).float().mean(2)
-    return Screen(overlap_counts(predicted, masks, classes), threshold, coverage, masks)
+    return Screen(target_counts(predicted, masks, targets), threshold, coverage, masks)
 
 
 def _resize(maps: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from wsss_probe import Figure, Gallery, Picture, Section, Table, Text
 from wsss_probe.report.figures import ControlRange, interval_plot
@@ -206,7 +207,7 @@ def _gallery(probe: ChannelF1, summary: xr.Dataset, run: Run, position: int, nam
     strips = []
     for index in shown:
         scores = dict(zip(channels, f1[index], strict=True))
-        strips.append((str(names.iloc[index]), _strip(run, probe.layer, index, position, scores)))
+        strips.append((str(names.iloc[index]), _strip(run, probe, index, position, scores)))
     if not strips:
         return None
     caption = (
@@ -227,11 +228,12 @@ def _median_to_best(scores: np.ndarray) -> list[int]:
 
 
 def _strip(
-    run: Run, layer: str, index: int, position: int, scores: Mapping[int, float]
+    run: Run, probe: ChannelF1, index: int, position: int, scores: Mapping[int, float]
 ) -> tuple[Picture, ...]:
     """Show one image as it is, then under the map of each channel, whose F1 is in ``scores``."""
-    pixels, mask, maps = run.picture(index), run.mask(index), run.activations(index, layer)
-    outline = None if mask is None else mask == position
+    pixels, mask, maps = run.picture(index), run.mask(index), run.activations(index, probe.layer)
+    target = probe.targets(run.survey.mask_classes)[position]
+    outline = None if mask is None else target.inside(torch.from_numpy(mask)).numpy()
     plain = Picture(pixels, "image and mask", outline=outline)
     if maps is None:
         return (plain,)
