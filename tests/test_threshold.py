@@ -159,11 +159,36 @@ class TestEqualsScikitImage:
         assert len(maps) > 700
         assert np.array_equal(expected, otsu(torch.from_numpy(np.stack(maps))).numpy())
 
-    def test_more_maps_than_one_chunk(self):
-        """Maps beyond the first chunk are treated alike, whatever stands before them."""
-        maps = torch.randn(3000, 20, 20, generator=torch.Generator().manual_seed(0))
+    @pytest.mark.parametrize("shape", [(60, 70), (300, 301), (370, 360)], ids=str)
+    @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+    def test_masks_of_large_maps_are_equal(self, kind, shape):
+        """Maps of which some, or one, or less than one fills a block have exactly scikit-image's masks."""
+        maps = kind(np.random.default_rng(shape[0]), (5, *shape)).astype(np.float32)
+        expected = [threshold_otsu(one) for one in maps]
 
-        assert torch.equal(otsu(maps), torch.cat([otsu(maps[:1]), otsu(maps[1:])]))
+        assert expected == otsu(torch.from_numpy(maps)).tolist()
+        assert np.array_equal(maps > np.array(expected)[:, None, None], our_masks(maps))
+
+    def test_resized_maps_are_equal(self):
+        """Rectified maps that were resized, as for the screen, have exactly scikit-image's thresholds."""
+        maps = torch.randn(1, 12, 14, 14, generator=torch.Generator().manual_seed(0)).relu()
+        resized = torch.nn.functional.interpolate(maps, size=(224, 200), mode="bilinear")[0]
+
+        assert [threshold_otsu(one) for one in resized.numpy()] == otsu(resized).tolist()
+
+    @pytest.mark.parametrize(("maps", "side"), [(3000, 20), (60, 90), (20, 500)])
+    def test_more_maps_than_one_block(self, maps, side):
+        """Maps beyond the first block are treated alike, whatever stands before them."""
+        generator = torch.Generator().manual_seed(0)
+        values = torch.randn(maps, side, side, generator=generator)
+        values[1] = 3.0
+        values[-2] *= 1e-30
+
+        found = otsu(values)
+
+        assert torch.equal(found[2:], torch.cat([otsu(values[2:3]), otsu(values[3:])]))
+        assert found.isnan().nonzero().tolist() == [[1]]
+        assert found[-2] == pytest.approx(threshold_otsu(values[-2].numpy() * 1e30) * 1e-30, rel=0.02)
 
 
 class TestByTheBook:

@@ -3,9 +3,9 @@
 Otsu (1979), A threshold selection method from gray-level histograms, doi:10.1109/TSMC.1979.4310076,
 eq. 18: the threshold maximises the between-class variance ω₁ω₂(μ₁ − μ₂)².
 
-Everything in here is laid out ``(pixel, map)`` or ``(bin, map)``: each step is then one vector operation
-over maps, and running sums can add in the very order in which NumPy adds, which is what makes the result
-equal to scikit-image's float arithmetic to the last bit instead of nearly always.
+Histograms are laid out ``(bin, map)``: each step is then one vector operation over maps, and running sums can
+add in the very order in which NumPy adds, which is what makes the result equal to scikit-image's float
+arithmetic to the last bit instead of nearly always. Pixels are worked on in blocks that stay in the cache.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ __all__ = ["binarize", "otsu"]
 BINS = 256
 """Bins between a map's smallest and largest value, as in ``skimage.filters.threshold_otsu``."""
 
-_CHUNK, _CHUNK_ELSEWHERE = 1 << 19, 1 << 23
-"""Pixels worked on at once, on the CPU and elsewhere: few enough for the cache or memory, enough to pay for
-the loops over rows. Cells of the histograms of one chunk must stay below 2^24, see ``_count_by_bin``."""
-
 _SORT_UP_TO = 14 * 14
 """Largest map, in pixels, that is sorted instead of counted into bins: there the two cost the same."""
+
+_SORTED, _COUNTED, _ELSEWHERE = 1 << 19, 1 << 22, 1 << 23
+"""Pixels whose thresholds are found together: when sorted, when counted into bins, and on other devices than
+the CPU. Many pay for the loop over bins, few bound the memory."""
+
+_MAPS = 1 << 11
+"""Maps whose histograms are split together: few enough for the cache."""
+
+_BLOCK = 1 << 17
+"""Pixels binned at once on the CPU: with two scratch buffers they stay in the cache of one core, where a pass
+costs a fifth of one through memory. Cells of its histograms stay below 2^24, see ``_histogram``."""
 
 _LARGEST, _SMALLEST_RANGE = 2.0**40, 2.0**-50
 """Beyond these, squares of differences times pixel counts would leave float32."""
@@ -89,9 +96,9 @@ def otsu(maps: Tensor) -> Tensor:
     flat = maps.detach().reshape(leading.numel(), pixels)
     thresholds = torch.full((len(flat),), torch.nan, dtype=dtype, device=maps.device)
     if pixels:
-        rows = max(1, (_CHUNK if maps.device.type == "cpu" else _CHUNK_ELSEWHERE) // pixels)
-        for out, chunk in zip(torch.split(thresholds, rows), torch.split(flat, rows), strict=True):
-            _fill(out, chunk.to(dtype))
+        rows = _together(pixels, maps.device)
+        for out, group in zip(torch.split(thresholds, rows), torch.split(flat, rows), strict=True):
+            _fill(out, group.to(dtype))
     return thresholds.reshape(leading)
 
 
@@ -120,21 +127,29 @@ def binarize(maps: Tensor, thresholds: Tensor) -> Tensor:
     return maps > thresholds[..., None, None]
 
 
+def _together(pixels: int, device: torch.device) -> int:
+    """Count the maps of so many pixels whose thresholds are found together."""
+    if pixels <= _SORT_UP_TO:
+        return (_SORTED if device.type == "cpu" else _ELSEWHERE) // pixels
+    return max(1, min(_COUNTED // pixels, _MAPS) if device.type == "cpu" else _ELSEWHERE // pixels)
+
+
 def _fill(thresholds: Tensor, maps: Tensor) -> None:
     """Write the thresholds of ``maps`` (map, pixel) where they are defined."""
     by_sorting = maps.shape[1] <= _SORT_UP_TO
-    pixels = (_sorted(maps) if by_sorting else maps).t().contiguous()
-    ends = _Ends(pixels[0], pixels[-1]) if by_sorting else _Ends(pixels.amin(0), pixels.amax(0))
+    pixels = _sorted(maps) if by_sorting else maps
+    lows, highs = (pixels[:, 0], pixels[:, -1]) if by_sorting else (pixels.amin(1), pixels.amax(1))
+    ends = _Ends(lows.contiguous(), highs.contiguous())
     # NaN sorts last and passes through amin and amax, so the ends tell of every value that is not finite
     usable = torch.isfinite(ends.low) & torch.isfinite(ends.high) & (ends.low < ends.high)
     if not bool(usable.all()):
-        pixels, ends = pixels[:, usable], _Ends(ends.low[usable], ends.high[usable])
+        pixels, ends = pixels[usable], _Ends(ends.low[usable], ends.high[usable])
     if not ends.low.numel():
         return
     count = _count_sorted if by_sorting else _count_by_bin
     shift, scale = _conditioning(ends)
     if not bool(((shift == 0) & (scale == 1)).all()):
-        conditioned = _condition(pixels, shift, scale)
+        conditioned = _condition(pixels, shift[:, None], scale[:, None])
         ends = _Ends(_condition(ends.low, shift, scale), _condition(ends.high, shift, scale))
         thresholds[usable] = _restore(_best_split(*count(conditioned, ends)), shift, scale)
     else:
@@ -157,11 +172,12 @@ def _edge(index: Tensor, ends: _Ends, out: Tensor | None = None) -> Tensor:
 
 
 def _bins(pixels: Tensor, ends: _Ends) -> Tensor:
-    """Bin of each pixel, whole numbers in the pixels' float type, (pixel, map).
+    """Bin of each pixel, whole numbers in the pixels' float type, of the shape of ``pixels``.
 
     As ``numpy.histogram``: a first guess by division, then moved by one where the edges say so.
     """
-    bins = (pixels - ends.low).div_(ends.high - ends.low).mul_(BINS).floor_()
+    # Dividing by the width of a bin is dividing by the range and multiplying by 2^8, to the last bit
+    bins = (pixels - ends.low).div_((ends.high - ends.low) / BINS).floor_()
     # One scratch buffer for all that follows: fresh pages cost more here than the arithmetic
     scratch = torch.empty_like(bins)
     bins -= torch.lt(pixels, _edge(bins, ends, out=scratch), out=scratch)
@@ -177,22 +193,30 @@ def _centre(index: Tensor, ends: _Ends) -> Tensor:
 
 
 def _count_by_bin(pixels: Tensor, ends: _Ends) -> tuple[Tensor, Tensor]:
-    """Count the pixels of every bin: counts and centres, (bin, map)."""
-    maps = pixels.shape[1]
-    # Cells are numbered in floats, exact below 2^24: a chunk of maps this large holds a few thousand
-    cell = _bins(pixels, ends).mul_(maps).add_(torch.arange(maps, device=pixels.device)).int()
-    counts = torch.bincount(cell.flatten(), minlength=BINS * maps).reshape(BINS, maps)
+    """Count the pixels (map, pixel) of every bin: counts and centres, (bin, map)."""
+    rows = len(pixels) if pixels.device.type != "cpu" else max(1, _BLOCK // pixels.shape[1])
+    blocks = zip(*(torch.split(part, rows) for part in (pixels, *ends)), strict=True)
+    counts = torch.cat([_histogram(block, _Ends(low, high)) for block, low, high in blocks])
     index = torch.arange(BINS, dtype=pixels.dtype, device=pixels.device)[:, None]
-    return counts.float(), _centre(index, ends)
+    return counts.t().to(torch.float32, memory_format=torch.contiguous_format), _centre(index, ends)
+
+
+def _histogram(pixels: Tensor, ends: _Ends) -> Tensor:
+    """Count the pixels (map, pixel) of every bin, (map, bin)."""
+    maps = len(pixels)
+    cell = _bins(pixels, _Ends(ends.low[:, None], ends.high[:, None]))
+    # Cells are numbered in floats, exact below 2^24: a block of maps this large holds some hundreds
+    cell += torch.arange(0, maps * BINS, BINS, device=pixels.device)[:, None]
+    return torch.bincount(cell.int().flatten(), minlength=BINS * maps).reshape(maps, BINS)
 
 
 def _count_sorted(pixels: Tensor, ends: _Ends) -> tuple[Tensor, Tensor]:
-    """Count equal bins among sorted pixels: counts and centres, (pixel, map).
+    """Count equal bins among sorted pixels (map, pixel): counts and centres, (pixel, map).
 
     A bin's count stands at its last pixel and is 0 before. Bins without pixels do not appear; they could
     never be the first maximum. So a small map costs its pixels, not 256 bins.
     """
-    bins = _bins(pixels, ends)
+    bins = _bins(pixels.t().contiguous(), ends)
     last = torch.ones_like(bins, dtype=torch.float32)
     last[:-1] = bins[1:] != bins[:-1]
     rank = torch.arange(1, len(bins) + 1, dtype=torch.float32, device=bins.device)[:, None]
