@@ -596,3 +596,33 @@ class TestExecution:
 
         assert (execution.batch_size, execution.shard) == (batch, shard)
         assert execution.threads == torch.get_num_threads()
+
+
+class TestSplits:
+    """Auditing the rows of some splits only."""
+
+    def write(self, tmp_path):
+        """Write six images in three splits."""
+        splits = ("train", "val", "test")
+        return write_folder(tmp_path / "s", [f"{n}.png,class {n % 2},,,{splits[n % 3]}" for n in range(6)])
+
+    @pytest.mark.parametrize(
+        ("splits", "images"),
+        [
+            ("test", ["2.png", "5.png"]),
+            ("val,test", ["1.png", "2.png", "4.png", "5.png"]),
+            ("", list("012345")),
+        ],
+    )
+    def test_rows_of_other_splits_are_left_out(self, tmp_path, splits, images):
+        """Only rows of the splits that are named remain, in their order; without a name all do."""
+        manifest = read_images(resolve({"manifest": str(self.write(tmp_path)), "splits": splits}))
+        assert [name.removesuffix(".png") for name in manifest.frame["image"]] == [
+            name.removesuffix(".png") for name in images
+        ]
+
+    def test_a_split_that_is_not_there(self, tmp_path):
+        """The splits that there are, are named."""
+        options = resolve({"manifest": str(self.write(tmp_path)), "splits": "tset"})
+        with pytest.raises(UsageError, match="test, train, val"):
+            read_images(options)

@@ -64,6 +64,7 @@ Controls = Annotated[str | None, typer.Option(help="Control networks: shuffled:3
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
 BatchSize = Annotated[int | None, typer.Option(help="Images per forward pass.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the controls.")]
+Splits = Annotated[str | None, typer.Option(help="Audit the rows of these splits only; comma-separated.")]
 MaxImages = Annotated[int | None, typer.Option(help="Audit at most this many images, evenly spread.")]
 MaxBad = Annotated[
     float | None, typer.Option("--max-bad-fraction", help="Stop above this share of bad images.")
@@ -105,6 +106,7 @@ def audit(
     device: Device = None,
     batch_size: BatchSize = None,
     seed: Seed = None,
+    splits: Splits = None,
     max_images: MaxImages = None,
     max_bad_fraction: MaxBad = None,
     store_activations: Store = None,
@@ -196,6 +198,23 @@ def report(
     _say(str(write_again(run_folder)))
 
 
+def study(
+    file: Annotated[Path, typer.Argument(help="Study file, such as studies/feng.toml.")],
+    manifest: Annotated[Path, typer.Option(help="Images with masks and splits.")],
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same command resumes.")],
+    changed: Annotated[
+        list[str] | None, typer.Option("--set", help="Parameter of the study: --set tile=96; repeatable.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the commands, then stop.")] = False,
+) -> None:
+    """Run a paper's experiment on your data: its commands, one after another."""
+    from wsss_probe.commands import StudyRequest, perform_study
+
+    code = perform_study(StudyRequest(file, manifest, out, tuple(changed or ()), dry_run), _say)
+    if code:
+        raise typer.Exit(int(code))
+
+
 def doctor() -> None:
     """Check the installation: libraries, their versions, plugins, and what is missing."""
     from wsss_probe.commands import check_installation
@@ -272,11 +291,12 @@ def build_app(host: PluginHost | None = None) -> typer.Typer:
     """
     app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_version_option)
-    for command in (audit, layers, manifest, report, doctor):
+    own = (audit, layers, manifest, study, report, doctor)
+    for command in own:
         app.command()(command)
     groups = {"plugins": typer.Typer(help="Plugins that are installed.", no_args_is_help=True)}
     groups["plugins"].command("list")(plugins_list)
-    for offered in host.collect_commands({"audit", "layers", "manifest", "report", "doctor"}) if host else ():
+    for offered in host.collect_commands({command.__name__ for command in own}) if host else ():
         _add(app, groups, offered.item.name, (offered.item.summary, offered.item.target))
     for name, group in groups.items():
         app.add_typer(group, name=name)

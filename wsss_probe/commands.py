@@ -13,22 +13,27 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wsss_probe.errors import UsageError
+from wsss_probe.errors import ExitCode, UsageError
 from wsss_probe.names import display
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from wsss_probe.auditing import AuditOutcome
     from wsss_probe.config import AuditOptions
     from wsss_probe.host import PluginHost
     from wsss_probe.manifest import Manifest, MaskRule
     from wsss_probe.preparation import Prepared
+    from wsss_probe.study import Step
 
 __all__ = [
     "ManifestRequest",
+    "StudyRequest",
     "check_installation",
     "list_layers",
     "list_plugins",
     "make_manifest",
+    "perform_study",
     "run_audit",
     "write_again",
 ]
@@ -318,3 +323,48 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return ""
+
+
+# -- study -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRequest:
+    """What ``wsss-probe study`` was asked."""
+
+    file: Path
+    manifest: Path
+    out: Path
+    changed: tuple[str, ...] = ()
+    dry: bool = False
+
+
+def perform_study(request: StudyRequest, say: Callable[[str], None]) -> ExitCode:
+    """Run the steps of a study that are not done yet.
+
+    Returns
+    -------
+    ExitCode
+    """
+    from wsss_probe.study import read_study, run_study
+
+    pairs = [text.partition("=") for text in request.changed]
+    wrong = [name for name, mark, _ in pairs if not mark]
+    if wrong:
+        msg = "--set cannot be read"
+        raise UsageError(msg, found=display(wrong[0]), wanted="name=value")
+    if not request.manifest.is_file():
+        msg = f"no manifest '{request.manifest}'"
+        raise UsageError(msg, remedy="wsss-probe manifest FOLDER --out FILE writes one")
+    study = read_study(request.file)
+    steps = study.filled(request.manifest, request.out, {name: value for name, _, value in pairs})
+    say(f"{study.title}\n{study.paper}".strip())
+    code = run_study(study, steps, request.out, say, dry=request.dry)
+    if not request.dry and code in {ExitCode.DONE, ExitCode.WITH_FAILURES}:
+        say("\n".join(f"Report: {path}" for path in _reports(steps)))
+    return code
+
+
+def _reports(steps: Sequence[Step]) -> list[Path]:
+    found = [Path(step.makes) / "report.html" for step in steps]
+    return [path for path in found if path.exists()]

@@ -58,6 +58,7 @@ class AuditOptions(BaseModel):
     device: str = "cpu"
     batch_size: int = Field(default=16, ge=1, le=65536)
     seed: int = Field(default=0, ge=0)
+    splits: tuple[str, ...] = ()
     max_images: int = Field(default=0, ge=0)
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     budget_gb: float = Field(default=20.0, gt=0)

@@ -118,12 +118,12 @@ class Prepared:
 
 
 def read_images(options: AuditOptions) -> Manifest:
-    """Read the manifest, or discover a folder; apply mask options and ``max_images``.
+    """Read the manifest, or discover a folder; apply mask options, ``splits`` and ``max_images``.
 
     Raises
     ------
     UsageError
-        When neither images nor a manifest are given.
+        When neither images nor a manifest are given, or no image is in the splits asked for.
     """
     if options.manifest:
         manifest = read_manifest(Path(options.manifest))
@@ -135,13 +135,25 @@ def read_images(options: AuditOptions) -> Manifest:
     else:
         msg = "no images to audit"
         raise UsageError(msg, remedy="give --images FOLDER or --manifest FILE")
-    manifest = _with_masks(manifest, options)
+    manifest = _in_splits(_with_masks(manifest, options), options.splits)
     number = len(manifest.frame)
     if options.max_images and number > options.max_images:
         # Evenly spread, since folders and manifests are usually sorted by class.
         kept = np.unique(np.linspace(0, number - 1, options.max_images).round().astype(int))
         manifest = manifest.take(kept)
     return manifest
+
+
+def _in_splits(manifest: Manifest, splits: Sequence[str]) -> Manifest:
+    """Keep the rows of some splits; all of them where none is named."""
+    if not splits:
+        return manifest
+    own = manifest.frame["split"]
+    for name in splits:
+        if name not in set(own):
+            found = ", ".join(sorted({display(str(text)) for text in own if text})) or "no splits"
+            raise UsageError(f"no image is in split '{display(name)}'", found=found)
+    return manifest.take(np.flatnonzero(own.isin(list(splits)).to_numpy()))
 
 
 def _with_masks(manifest: Manifest, options: AuditOptions) -> Manifest:
@@ -313,7 +325,12 @@ def _class_names(model: AuditedModel, options: AuditOptions, logits: int) -> tup
 
 def _refuse_file_options(options: AuditOptions) -> None:
     """Options about files would be ignored where images are handed over."""
-    given = {"max_images": options.max_images, "manifest": options.manifest, "images": options.images}
+    given = {
+        "splits": options.splits,
+        "max_images": options.max_images,
+        "manifest": options.manifest,
+        "images": options.images,
+    }
     asked = [name for name, value in given.items() if value]
     asked += ["masks"] if options.masks != type(options.masks)() else []
     if asked:
