@@ -22,7 +22,7 @@ from wsss_probe.names import display, nearest
 
 __all__ = ["Step", "Study", "read_study", "run_study"]
 
-_KEYS = ("title", "paper", "parameters", "audits", "steps")
+_KEYS = ("base", "title", "paper", "parameters", "audits", "steps")
 _GIVEN = ("manifest", "folder", "stem", "out")
 
 
@@ -106,7 +106,8 @@ def read_study(path: Path) -> Study:
     Parameters
     ----------
     path : Path
-        TOML with ``title``, ``paper``, ``[parameters]``, ``[audits.<name>]`` and ``[[steps]]``.
+        TOML with ``title``, ``paper``, ``[parameters]``, ``[audits.<name>]`` and ``[[steps]]``. With ``base``,
+        the name of a study file beside it, only what differs from that one.
 
     Returns
     -------
@@ -118,6 +119,22 @@ def read_study(path: Path) -> Study:
         When it cannot be read, has an unknown key, a step without ``name``, ``run`` or ``makes``, or asks to
         trust code.
     """
+    table = _read(path)
+    if "base" in table:
+        table = _based(table, path)
+    steps = tuple(_step(step, path) for step in table.get("steps", []))
+    if not steps:
+        raise UsageError(f"study '{path}' has no steps", wanted="[[steps]] with name, run and makes")
+    return Study(
+        title=str(table.get("title", path.stem)),
+        paper=str(table.get("paper", "")),
+        parameters={str(name): str(value) for name, value in table.get("parameters", {}).items()},
+        steps=steps,
+        audits={str(name): _toml(options) for name, options in table.get("audits", {}).items()},
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
@@ -130,16 +147,21 @@ def read_study(path: Path) -> Study:
     if "trust-code" in text or "trust_code" in text:
         remedy = "run its commands yourself if you do"
         raise UsageError(f"study '{path}' asks to trust code", remedy=remedy)
-    steps = tuple(_step(step, path) for step in table.get("steps", []))
-    if not steps:
-        raise UsageError(f"study '{path}' has no steps", wanted="[[steps]] with name, run and makes")
-    return Study(
-        title=str(table.get("title", path.stem)),
-        paper=str(table.get("paper", "")),
-        parameters={str(name): str(value) for name, value in table.get("parameters", {}).items()},
-        steps=steps,
-        audits={str(name): _toml(options) for name, options in table.get("audits", {}).items()},
-    )
+    return table
+
+
+def _based(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Put what a study says over what its base says; parameters and audits one by one."""
+    name = str(table["base"])
+    if Path(name).name != name or name == path.name:
+        raise UsageError(
+            f"base of study '{path}'", found=display(name), wanted="the name of a file beside it"
+        )
+    base = _read(path.with_name(name))
+    if "base" in base:
+        raise UsageError(f"base of study '{path}'", found="a study with a base of its own")
+    both = {key: {**base.get(key, {}), **table.get(key, {})} for key in ("parameters", "audits")}
+    return {**base, **table, **both}
 
 
 def _step(step: Any, path: Path) -> Step:
