@@ -106,8 +106,8 @@ def read_study(path: Path) -> Study:
     Parameters
     ----------
     path : Path
-        TOML with ``title``, ``paper``, ``[parameters]``, ``[audits.<name>]`` and ``[[steps]]``. With ``base``,
-        the name of a study file beside it, only what differs from that one.
+        TOML with ``title``, ``paper``, ``[parameters]``, ``[audits.<name>]`` and ``[[steps]]``. With
+        ``base``, the name of a study file beside it, only what differs from that one.
 
     Returns
     -------
