@@ -22,12 +22,12 @@ def survey(channels, classes=("gland",), layers=("conv",)):
     )
 
 
-def batch(maps, masks, classes, readable=None):
+def batch(maps, masks, classes, readable=None, inputs=3):
     """Make one batch of a layer named conv."""
     number = len(maps)
     return Batch(
         indices=np.arange(number),
-        images=torch.zeros(number, 3, 32, 32),
+        images=torch.zeros(number, inputs, 32, 32),
         labels=torch.zeros(number, 2, dtype=torch.bool),
         masks=masks,
         mask_classes=tuple(classes),
@@ -66,14 +66,14 @@ class Tables:
         return self.living
 
 
-def observed(maps, masks, classes=("gland",), *, size=5, probe=None, readable=None, **names):
+def observed(maps, masks, classes=("gland",), *, size=5, probe=None, readable=None, inputs=3, **names):
     """Stream maps and masks through the probe and put the pieces together as the host does."""
     probe = probe or ChannelF1(layer="conv", complements="none")
     readable = torch.ones(len(maps), dtype=torch.bool) if readable is None else readable
     pieces = []
     for start in range(0, len(maps), size):
         part = slice(start, start + size)
-        seen = probe.observe(batch(maps[part], masks[part], classes, readable[part]))
+        seen = probe.observe(batch(maps[part], masks[part], classes, readable[part], inputs))
         pieces.append(check_observation(seen, len(maps[part]), probe.name))
     rows = xr.concat([piece.rows for piece in pieces], "image")
     rows = rows.where(xr.DataArray(readable.numpy(), dims="image"))
@@ -116,11 +116,11 @@ class FakeRun:
         return self.maps[index].numpy()
 
 
-def make_run(maps, masks, classes=("gland",), *, probe=None, size=5, readable=None, **more):
+def make_run(maps, masks, classes=("gland",), *, probe=None, size=5, readable=None, inputs=3, **more):
     """Survey maps and masks and make a run of them."""
     names = [f"image {index}.png" for index in range(len(maps))]
     images = pd.DataFrame({"image": names, "name": names, "split": [""] * len(maps)})
-    tables = observed(maps, masks, classes, probe=probe, size=size, readable=readable)
+    tables = observed(maps, masks, classes, probe=probe, size=size, readable=readable, inputs=inputs)
     return FakeRun(tables, masks, maps, survey(maps.shape[1], classes), images, **more)
 
 

@@ -341,16 +341,109 @@ def test_sections_show_every_class_and_control(made):
     shown = check_sections(probe.sections(summary, run), probe.name)
 
     assert [section.question for section in shown] == ["channels", "chance"]
-    _, gland, fat, table, gallery, _ = shown[0].blocks
+    _, curve, gland, fat, pairs, table, gallery, _ = shown[0].blocks
+    assert "by class (images with the class: 10, 10)" in curve.caption
+    assert curve.figure["data"][0]["y"][2] == 10
+    assert [shape["y1"] for shape in curve.figure["layout"]["shapes"]] == summary[
+        "control_top_strong"
+    ].values[0].tolist()
     assert "class gland" in gland.caption
     assert "class fat" in fat.caption
     assert len(gland.figure["data"][0]["x"]) == 5
+    assert pairs.frame["kind"].tolist() == (["best"] * 4 + ["random"]) * 2
     assert len(table.frame) == 10
     assert gallery.rows[-1][1][1].label.startswith("channel 2, F1 ")
-    assert 1 <= len(gallery.rows) <= 6
+    assert gallery.rows[-1][1][5].label.startswith("random channel ")
+    assert 1 <= len(gallery.rows) <= 3
     assert gallery.rows[-1][1][0].outline.shape == (32, 32)
     networks = shown[1].blocks[0].frame
     own = ["audited", "all-ones mask", "Otsu of the input", "shuffled-0", "shuffled-1"]
     assert networks["network"].tolist() == own * 2
     assert networks["note"].tolist().count("degenerate, counts for nothing") == 2
     assert not math.isnan(networks["f1"].iloc[0])
+    np.testing.assert_allclose(networks["chosen_f1"] - networks["f1"], networks["drop"], atol=1e-6)
+
+
+def test_complements_are_classes_of_their_own(made):
+    """With one class and white, what is left of both readings has rows, a finding and its own outline."""
+    masks = made.blobs(20)
+    masks[:, :, -4:] = 1
+    masks[5] = 1
+    maps = made.plant(made.noise(20, 5), masks, channel=2)
+    maps[:, 3] = 1.2 - maps[:, 2]
+    auto = ChannelF1(layer="conv")
+    run = made.run(maps, masks, classes=("gland", "white"), probe=auto)
+
+    conclusion = concluded(run, auto)
+    galleries = check_sections(auto.sections(conclusion.summary, run), "x")[0].blocks[-4:]
+
+    names = ["gland", "white", "not gland", "tissue without gland"]
+    assert conclusion.summary["class"].values.tolist() == names
+    assert [finding.name for finding in conclusion.findings] == [f"best-channel/{n}@conv" for n in names]
+    assert conclusion.summary["best_channel"].values[[0, 2, 3]].tolist() == [2, 3, 3]
+    assert run.audited.table["area"].isel({"image": 5}).values.tolist() == [
+        0,
+        1,
+        1,
+        pytest.approx(math.nan, nan_ok=True),
+    ]
+    rest = galleries[-1]
+    assert "tissue without gland" in rest.caption
+    index = run.images["name"].tolist().index(rest.rows[-1][0])
+    np.testing.assert_array_equal(rest.rows[-1][1][1].outline, masks[index].numpy() == -2)
+
+
+def test_unknown_complements_are_refused():
+    """A word that says nothing about complements is refused with those that do."""
+    with pytest.raises(UsageError, match=r"unknown complements of channel-f1; found: some; wanted: auto"):
+        ChannelF1(complements="some")
+
+
+@pytest.mark.parametrize(
+    "case", ["one channel", "non-square maps", "one input channel", "all dead", "constant masks"]
+)
+def test_unusual_shapes_reach_the_report(case, made):
+    """One channel, maps of other sides, grey input, dead layers and constant masks are shown, not refused."""
+    masks, maps = made.blobs(24), made.noise(24, 5)
+    if case == "one channel":
+        maps = maps[:, :1]
+    if case == "non-square maps":
+        masks, maps = masks[:, :, :24], maps[..., :6]
+    if case == "all dead":
+        maps[:] = 0
+    if case == "constant masks":
+        masks[:] = 0
+    auto = ChannelF1(layer="conv")
+    run = made.run(maps, masks, probe=auto, inputs=1 if case == "one input channel" else 3)
+
+    summary = concluded(run, auto).summary
+    shown = check_sections(auto.sections(summary, run), auto.name)
+
+    assert summary["class"].values.tolist() == ["gland", "not gland"]
+    assert [len(section.blocks) > 0 for section in shown] == [True, True]
+    assert summary.sizes["sampled"] == 2
+    assert np.isfinite(summary["best_f1"].values).any() == (case != "all dead")
+    assert len(run.audited.table["rule"]) == (2 if case == "one input channel" else 6)
+
+
+def test_few_groups_are_told_in_every_table(made):
+    """With four patients every interval is marked, in the tables and below the chart."""
+    masks = made.blobs(40)
+    maps = made.plant(made.noise(40, 6), masks, channel=1)
+    few, many = (np.array([f"patient {i % number}" for i in range(40)], object) for number in (4, 30))
+
+    def notes(groups):
+        run = made.run(maps, masks, groups=groups)
+        summary = concluded(run).summary
+        found, chance = check_sections(probe.sections(summary, run), probe.name)
+        text, frames = found.blocks[2].caption, [block.frame for block in found.blocks[3:5]]
+        return summary["groups"].values, text, [f["note"] for f in (*frames, chance.blocks[0].frame.iloc[:1])]
+
+    groups, text, marks = notes(few)
+    assert (groups == 4).all()
+    assert "6 of 6 intervals rest on fewer than 10 groups" in text
+    assert all(mark.str.startswith("unreliable: fewer than 10 groups").all() for mark in marks)
+    groups, text, marks = notes(many)
+    assert (groups == 30).all()
+    assert "Unreliable" not in text
+    assert all((mark == "").all() for mark in marks)

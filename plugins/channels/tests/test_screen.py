@@ -128,6 +128,12 @@ def resized(maps, rows, columns):
     return torch.tensor(planes, dtype=torch.float64)
 
 
+def slow_target(truth, wanted, white):
+    """Whether a mask value counts, and whether it is in what is left without class ``wanted``."""
+    known = truth != -1 and truth != white
+    return known, known and truth != wanted
+
+
 few = settings(max_examples=15, deadline=None)
 
 
@@ -168,6 +174,45 @@ def test_a_fixed_grid_resizes_both(seed):
 
     np.testing.assert_array_equal(found.masks.numpy(), np.array(small))
     np.testing.assert_array_equal(counted(found), expected_counts(large, small))
+
+
+@few
+@given(st.integers(0, 10_000))
+def test_complements_are_counted_pixel_by_pixel(seed):
+    """What is left without gland, with white in it or ignored, meets the maps as counted by loops."""
+    maps, masks = example(seed)
+    targets = targets_of(("gland", "white"))
+    small = [slow_majority(mask, 4, 5) for mask in masks.tolist()]
+    expected = np.zeros((3, *maps.shape[:2], 2), dtype=int)
+    for n, planes in enumerate(maps.tolist()):
+        for k, plane in enumerate(planes):
+            threshold = slow_otsu(plane)
+            for c, white in enumerate((None, 1)):
+                for values, truths in zip(plane, small[n], strict=True):
+                    for value, truth in zip(values, truths, strict=True):
+                        known, inside = slow_target(truth, 0, white)
+                        predicted = threshold is not None and value > threshold
+                        expected[0, n, k, c] += known and predicted and inside
+                        expected[1, n, k, c] += known and predicted and not inside
+                        expected[2, n, k, c] += known and inside and not predicted
+
+    found = screen(maps, masks, targets, Resolution("layer"))
+
+    assert [target.name for target in targets[2:]] == ["not gland", "tissue without gland"]
+    np.testing.assert_array_equal(counted(found)[..., 2:], expected)
+    np.testing.assert_array_equal(counted(found)[..., :2], expected_counts(maps, small))
+
+
+def test_a_class_that_is_no_target_still_takes_its_cells():
+    """Asked for one target only, the majority is the same as with all of them."""
+    maps, masks = example(4)
+    every = targets_of(("gland", "fat"), "all")
+
+    alone = screen(maps, masks, every[2:3], Resolution("layer"))
+
+    np.testing.assert_array_equal(
+        counted(alone), counted(screen(maps, masks, every, Resolution("layer")))[..., 2:3]
+    )
 
 
 def test_the_orders_differ():

@@ -66,3 +66,18 @@ def test_an_undefined_rule_is_not_mentioned():
 
     assert finding.verdict == "ok"
     assert "Otsu" not in finding.statement
+
+
+def test_the_drop_stands_beside_that_of_the_controls():
+    """How much is left where it was not chosen is said with its interval and the living controls' drops."""
+    controls = [
+        ControlScore("a", True, 0.3, 0.1),
+        ControlScore("b", True, 0.3, 0.25),
+        ControlScore("c", False, 0.3, 0.9),
+    ]
+    finding = best_channel_finding(evidence(drop=(0.05, -0.01, 0.11), controls=controls))
+
+    words = "mean F1 where chosen minus where scored 0.050 [-0.010, 0.110] (controls 0.100 to 0.250)"
+    assert words in finding.statement
+    assert "where chosen minus" not in best_channel_finding(evidence()).statement
+    assert "(controls" not in best_channel_finding(evidence(drop=(0.05, 0.0, 0.1), controls=[])).statement

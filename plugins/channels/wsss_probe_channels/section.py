@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from wsss_probe import Figure, Gallery, Picture, Section, Table, Text
-from wsss_probe.report.figures import ControlRange, interval_plot
-from wsss_probe_channels.table import INTERVALS, top_channels
+from wsss_probe import Figure, Section, Table, Text
+from wsss_probe.report.figures import interval_plot
+from wsss_probe.statistics import FEW_GROUPS
+from wsss_probe_channels.curve import control_range, score_curve
+from wsss_probe_channels.gallery import channel_gallery
+from wsss_probe_channels.sample_size_section import sample_size_figure, sample_size_frame
+from wsss_probe_channels.table import INTERVALS, RANDOM, top_channels
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from wsss_probe.contracts import Run
+    from wsss_probe.contracts import Block, Run
     from wsss_probe_channels.probe import ChannelF1
 
 __all__ = ["sections"]
@@ -29,7 +32,33 @@ DEFINITION = (
     "Interpretation, sections 2.6 and 2.7."
 )
 
-SHOWN_IMAGES, SHOWN_CHANNELS = 6, 3
+DRAWN = 15
+"""Channels in each chart; the table holds all."""
+
+MEANINGS = {
+    "mean_f1": "mean over the images where F1 is defined",
+    "low": "lower end of its 95 % interval over groups",
+    "high": "upper end of its 95 % interval over groups",
+    "pooled_f1": "F1 of pixel sums over images (micro); a degenerate map counts as empty",
+    "strong": "images with F1 above the bound: the paper's cumulative score",
+    "defined": "images where F1 is defined",
+    "groups": "independent groups with such an image",
+    "degenerate": "images whose map is constant or not finite",
+}
+
+SAMPLES_CAPTION = (
+    "What samples of m images say, beside the images of other groups: medians of 20 draws; low and high, the "
+    "10th and 90th percentile over draws. Controls: see controls_low and controls_high."
+)
+SAMPLES = {
+    "images": "images in the sample",
+    "agreement": "Spearman's rank correlation over channels of the mean F1, sample against the rest",
+    "regret": "best mean F1 in the rest minus that of the channel which is best in the sample",
+    "blind_regret": "the same for a channel drawn at random",
+    "draws": "draws in which the class is in the sample and in the rest",
+    "controls_low": "smallest median agreement of a living control",
+    "controls_high": "largest median agreement of a living control",
+}
 
 
 def sections(probe: ChannelF1, summary: xr.Dataset, run: Run) -> Iterable[Section]:
@@ -47,18 +76,21 @@ def sections(probe: ChannelF1, summary: xr.Dataset, run: Run) -> Iterable[Sectio
     Section
     """
     classes = [str(name) for name in summary["class"].values]
-    blocks: list[Any] = [Text(f"Order of operations: {summary.attrs['order']}.")]
-    blocks += [_chart(summary, position, name) for position, name in enumerate(classes)]
-    blocks.append(_all_channels(summary, classes))
-    blocks += [
-        gallery
-        for position, name in enumerate(classes)
-        if (gallery := _gallery(probe, summary, run, position, name)) is not None
+    galleries = [channel_gallery(probe, summary, run, position) for position in range(len(classes))]
+    blocks: list[Block] = [
+        Text(f"Order of operations: {summary.attrs['order']}."),
+        score_curve(summary, probe.layer, classes),
+        *(_chart(summary, position, name) for position, name in enumerate(classes)),
+        _best_and_random(summary, classes),
+        _all_channels(summary, classes),
+        *(gallery for gallery in galleries if gallery is not None),
     ]
     yield Section("channels", f"Channels of {probe.layer} against the masks", tuple(blocks))
-    yield Section(
-        "chance", f"Best channel of {probe.layer} beside its controls", (_controls(summary, classes),)
-    )
+    chance: list[Block] = [_controls(summary, classes)]
+    figure = sample_size_figure(summary, probe.layer, classes)
+    if figure is not None:
+        chance += [figure, Table(sample_size_frame(summary, classes), SAMPLES_CAPTION, meanings=SAMPLES)]
+    yield Section("chance", f"Best channel of {probe.layer} beside its controls", tuple(chance))
 
 
 # -- numbers -----------------------------------------------------------------------------------
@@ -66,10 +98,10 @@ def sections(probe: ChannelF1, summary: xr.Dataset, run: Run) -> Iterable[Sectio
 
 def _chart(summary: xr.Dataset, position: int, name: str) -> Figure:
     """Mean F1 of the best channels of one class, with intervals, controls and the all-ones mask."""
-    channels = top_channels(summary, position, INTERVALS)
-    columns = ("mean_f1", "low", "high", "strong", "defined")
+    channels = top_channels(summary, position, DRAWN)
+    columns = ("mean_f1", "low", "high", "strong", "defined", "groups")
     data = pd.DataFrame({"channel": channels, **{c: summary[c].values[channels, position] for c in columns}})
-    control = _control_range(summary, position)
+    control = control_range(summary, "control_top_f1", position)
     figure = interval_plot(
         [f"channel {channel}" for channel in channels],
         data["mean_f1"],
@@ -88,18 +120,23 @@ def _chart(summary: xr.Dataset, position: int, name: str) -> Figure:
         f"Mean F1 of the best {len(data)} channels for class {name}; {present} "
         "images have the class. Bars: 95 % interval over groups. Channels are ranked on the images that they "
         f"are shown for, and the bars do not pay for that choice; {reach}. All-ones mask: {baseline:.3f}."
+        f"{_few(summary['groups'].values[channels, position])}"
     )
     return Figure(_with_line(figure, baseline), caption, DEFINITION, data)
 
 
-def _control_range(summary: xr.Dataset, position: int) -> ControlRange | None:
-    """Range of the living controls' best channels on the same images; None if none lives."""
-    if "control" not in summary.dims:
-        return None
-    top = summary["control_top_f1"].values[summary["control_alive"].values.astype(bool), position]
-    top = top[np.isfinite(top)]
-    name = f"best channels of {len(top)} control{'s' if len(top) != 1 else ''}"
-    return ControlRange(float(top.min()), float(top.max()), name) if len(top) else None
+def _few(groups: np.ndarray) -> str:
+    """Warn of intervals that rest on few groups; nothing where all rest on enough."""
+    few = int((groups < FEW_GROUPS).sum())
+    if not few:
+        return ""
+    return f" Unreliable: {few} of {len(groups)} intervals rest on fewer than {FEW_GROUPS} groups."
+
+
+def _reliability(groups: np.ndarray, low: np.ndarray) -> list[str]:
+    """Mark each interval that rests on few groups; nothing where there is no interval."""
+    few = (groups < FEW_GROUPS) & np.isfinite(low)
+    return [f"unreliable: fewer than {FEW_GROUPS} groups" if mark else "" for mark in few]
 
 
 def _with_line(figure: dict[str, Any], baseline: float) -> dict[str, Any]:
@@ -121,38 +158,64 @@ def _with_line(figure: dict[str, Any], baseline: float) -> dict[str, Any]:
     return {**figure, "layout": {**layout, "shapes": shapes, "annotations": texts}}
 
 
+def _best_and_random(summary: xr.Dataset, classes: Sequence[str]) -> Table:
+    """Write the best channels beside random ones, as table 2 of the paper does."""
+    frames = []
+    for position in range(len(classes)):
+        best = top_channels(summary, position, RANDOM)
+        random = np.flatnonzero(summary["drawn"].values[:, position])
+        frame = _frame(summary, position, np.concatenate([best, random]))
+        frame.insert(1, "kind", ["best"] * len(best) + ["random"] * len(random))
+        frames.append(frame)
+    caption = (
+        f"The {RANDOM} best channels of each class beside {RANDOM} drawn at random (seeded) among its living "
+        "channels. mean_f1: mean of F1 per image, as in table 2 of the paper; pooled_f1: F1 of pixel sums, "
+        "which weighs images by the size of the class. The best are ranked on these images. Controls: see "
+        "under chance."
+    )
+    return Table(pd.concat(frames, ignore_index=True), caption, meanings=MEANINGS)
+
+
+def _frame(summary: xr.Dataset, position: int, channels: np.ndarray) -> pd.DataFrame:
+    """Rows of some channels for one class."""
+    columns = ("rank", "mean_f1", "low", "high", "pooled_f1", "strong", "defined", "groups")
+    values = {column: summary[column].values[channels, position] for column in columns}
+    name = str(summary["class"].values[position])
+    frame = pd.DataFrame({"class": name, "channel": channels, **values})
+    frame["degenerate"] = summary["degenerate"].values[channels]
+    frame["note"] = _reliability(values["groups"], values["low"])
+    return frame
+
+
 def _all_channels(summary: xr.Dataset, classes: Sequence[str]) -> Table:
     """Write every channel for every class."""
-    frames = []
-    for position, name in enumerate(classes):
-        order = np.argsort(summary["rank"].values[:, position], kind="stable")
-        columns = ("rank", "mean_f1", "low", "high", "pooled_f1", "strong", "defined")
-        values = {column: summary[column].values[order, position] for column in columns}
-        degenerate = summary["degenerate"].values[order]
-        frames.append(pd.DataFrame({"class": name, "channel": order, **values, "degenerate": degenerate}))
+    orders = (np.argsort(rank, kind="stable") for rank in summary["rank"].values.T)
+    frames = [_frame(summary, position, order) for position, order in enumerate(orders)]
     caption = (
-        "One row per class and channel. mean_f1: mean over the images where F1 is defined, low and high its "
-        f"95 % interval over groups (best {INTERVALS} per class); pooled_f1: from pixel sums; strong: images "
-        f"with F1 above {summary.attrs['strong']}; degenerate: images whose map is constant or not finite. "
-        "No rank: defined on less than half of the images with the class. Controls: see under chance."
+        f"One row per class and channel ({', '.join(classes)}). Intervals: the best {INTERVALS} and {RANDOM} "
+        f"random channels per class. strong: images with F1 above {summary.attrs['strong']}. No rank: "
+        "defined on less than half of the images with the class. Controls: see under chance."
     )
-    return Table(pd.concat(frames, ignore_index=True), caption)
+    return Table(pd.concat(frames, ignore_index=True), caption, meanings=MEANINGS)
 
 
 def _controls(summary: xr.Dataset, classes: Sequence[str]) -> Table:
     """Write what the best channel of each network reaches on images that it was not chosen on."""
-    audited = pd.DataFrame(
-        {
-            "class": classes,
-            "network": "audited",
-            "channel": summary["best_channel"].values,
-            "f1": summary["best_f1"].values,
-            "low": summary["best_low"].values,
-            "high": summary["best_high"].values,
-            "n": summary["best_n"].values,
-            "note": "",
-        }
-    )
+    own = {
+        "channel": "best_channel",
+        "chosen_f1": "best_chosen_f1",
+        "f1": "best_f1",
+        "low": "best_low",
+        "high": "best_high",
+        "drop": "best_drop",
+        "drop_low": "best_drop_low",
+        "drop_high": "best_drop_high",
+        "n": "best_n",
+        "groups": "best_groups",
+        "note": "best_note",
+    }
+    values = {column: summary[name].values for column, name in own.items()}
+    audited = pd.DataFrame({"class": classes, "network": "audited", **values})
     ones = {
         "class": classes,
         "network": "all-ones mask",
@@ -167,8 +230,10 @@ def _controls(summary: xr.Dataset, classes: Sequence[str]) -> Table:
     }
     frames = [audited, pd.DataFrame(ones), pd.DataFrame(rule), *_control_frames(summary, classes)]
     caption = (
-        f"Best channel per class, {summary.attrs['how']}; f1: mean F1 on the scoring images (n), low and "
-        "high its 95 % interval over groups. Controls choose and score their own best channel alike."
+        f"Best channel per class, {summary.attrs['how']}; f1: mean F1 on the scoring images (n, groups), low "
+        "and high its 95 % interval over groups; drop: chosen_f1 minus f1, with its interval over the groups "
+        "of both halves. Controls choose and score their own best channel alike, so their drop is what luck "
+        "costs where nothing was learned."
     )
     table = pd.concat(frames, ignore_index=True).sort_values("class", kind="stable", ignore_index=True)
     return Table(table, caption)
@@ -184,63 +249,13 @@ def _control_frames(summary: xr.Dataset, classes: Sequence[str]) -> list[pd.Data
                 "class": classes,
                 "network": str(name),
                 "channel": summary["control_channel"].values[row],
+                "chosen_f1": summary["control_f1"].values[row] + summary["control_drop"].values[row],
                 "f1": summary["control_f1"].values[row],
+                "drop": summary["control_drop"].values[row],
+                "drop_low": summary["control_drop_low"].values[row],
+                "drop_high": summary["control_drop_high"].values[row],
                 "note": "" if alive[row] else "degenerate, counts for nothing",
             }
         )
         for row, name in enumerate(summary["control"].values)
     ]
-
-
-# -- pictures ----------------------------------------------------------------------------------
-
-
-def _gallery(probe: ChannelF1, summary: xr.Dataset, run: Run, position: int, name: str) -> Gallery | None:
-    """Show the best channels on images from median to best; None where no channel ranks."""
-    channels = top_channels(summary, position, SHOWN_CHANNELS)
-    if not len(channels):
-        return None
-    rows = run.rows(probe.name)
-    f1 = rows["f1"].isel({"channel": channels, "class": position}).values
-    shown = _median_to_best(np.where(rows["area"].values[:, position] > 0, f1[:, 0], np.nan))
-    names = run.images["name"]
-    strips = []
-    for index in shown:
-        scores = dict(zip(channels, f1[index], strict=True))
-        strips.append((str(names.iloc[index]), _strip(run, probe, index, position, scores)))
-    if not strips:
-        return None
-    caption = (
-        f"Class {name}: the {len(channels)} best channels of {probe.layer} on {len(strips)} images between "
-        f"the median and the best F1 of channel {channels[0]} (images with the class); outline: the mask. "
-        "The better half of the images is shown, so this looks better than the mean."
-    )
-    return Gallery(tuple(strips), caption)
-
-
-def _median_to_best(scores: np.ndarray) -> list[int]:
-    """Positions of images at even steps from the median to the best score, best last."""
-    order = np.argsort(scores, kind="stable")[: int(np.isfinite(scores).sum())]
-    if not len(order):
-        return []
-    steps = np.linspace((len(order) - 1) // 2, len(order) - 1, SHOWN_IMAGES).round().astype(int)
-    return [int(order[step]) for step in np.unique(steps)]
-
-
-def _strip(
-    run: Run, probe: ChannelF1, index: int, position: int, scores: Mapping[int, float]
-) -> tuple[Picture, ...]:
-    """Show one image as it is, then under the map of each channel, whose F1 is in ``scores``."""
-    pixels, mask, maps = run.picture(index), run.mask(index), run.activations(index, probe.layer)
-    target = probe.targets(run.survey.mask_classes)[position]
-    outline = None if mask is None else target.inside(torch.from_numpy(mask)).numpy()
-    plain = Picture(pixels, "image and mask", outline=outline)
-    if maps is None:
-        return (plain,)
-    return (
-        plain,
-        *(
-            Picture(pixels, f"channel {channel}, F1 {score:.2f}", overlay=maps[channel], outline=outline)
-            for channel, score in scores.items()
-        ),
-    )

@@ -16,7 +16,7 @@ from wsss_probe.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Best", "Halves", "best_channel", "eligible", "mean_defined", "split_halves"]
+__all__ = ["MIN_DEFINED", "Best", "Halves", "best_channel", "eligible", "mean_defined", "split_halves"]
 
 MIN_DEFINED = 0.5
 """A channel takes part in a choice only where its F1 is defined on this share of the images with the class:

@@ -29,11 +29,14 @@ class ControlScore:
         A dead control counts for nothing.
     score : float
         Mean F1 on the scoring half; NaN when not estimable.
+    drop : float
+        Mean F1 on the choosing half minus ``score``.
     """
 
     name: str
     alive: bool
     score: float
+    drop: float = float("nan")
 
 
 @final
@@ -54,6 +57,8 @@ class Evidence:
     intensity : (str, float)
         The rule on the input alone that was best on the choosing half, and its mean F1 on the
         scoring half; NaN when not estimable.
+    drop : (float, float, float)
+        Mean F1 where chosen minus where scored, and its 95 % interval; NaN when not estimable.
     controls : sequence of ControlScore
         Dead ones among them; empty when no control was run.
     not_testable : str
@@ -69,6 +74,7 @@ class Evidence:
     controls: Sequence[ControlScore]
     not_testable: str = ""
     intensity: tuple[str, float] = ("", float("nan"))
+    drop: tuple[float, float, float] = (float("nan"),) * 3
 
     @property
     def alive(self) -> list[ControlScore]:
@@ -104,7 +110,7 @@ def best_channel_finding(evidence: Evidence) -> Finding:
     above_ones = evidence.best.score > evidence.all_ones
     above_rule = not evidence.best.score <= evidence.intensity[1]
     parts = [_score(evidence), against, _against_all_ones(evidence, above=above_ones)]
-    parts += _against_intensity(evidence, above=above_rule)
+    parts += [*_against_intensity(evidence, above=above_rule), *_drop(evidence)]
     if evidence.not_testable:
         parts.append(f"not testable here: {evidence.not_testable}")
     interval = evidence.interval
@@ -166,6 +172,16 @@ def _against_all_ones(evidence: Evidence, *, above: bool) -> str:
     """Compare with the mask that takes no channel at all."""
     word = "lower" if above else "at least as high"
     return f"an all-ones mask scores {word} ({evidence.all_ones:.3f})"
+
+
+def _drop(evidence: Evidence) -> list[str]:
+    """Say how much of the score where it was chosen is left where it was not."""
+    drop, low, high = evidence.drop
+    if not np.isfinite(drop):
+        return []
+    drops = [control.drop for control in evidence.alive]
+    beside = f" (controls {min(drops):.3f} to {max(drops):.3f})" if drops else ""
+    return [f"mean F1 where chosen minus where scored {drop:.3f} [{low:.3f}, {high:.3f}]{beside}"]
 
 
 def _against_intensity(evidence: Evidence, *, above: bool) -> list[str]:
