@@ -1,0 +1,83 @@
+"""Classes of a network find their mask targets by name, by option, or as a complement."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from wsss_probe_channels.correspondence import correspond
+
+from wsss_probe.errors import UsageError
+
+
+def test_equal_names_match_whatever_their_case():
+    """Several classes each find the mask class of their name; the others have none."""
+    found = correspond(("Cat", "dog", "tree"), ("DOG", "cat"))
+
+    assert found.targets == {"Cat": "cat", "dog": "DOG", "tree": ""}
+    assert found.reasons == {"Cat": "same name", "dog": "same name"}
+    assert found.known == ("Cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("mask_classes", "target"), [(("gland",), "not gland"), (("gland", "white"), "tissue without gland")]
+)
+def test_the_other_of_two_classes_is_the_complement(mask_classes, target):
+    """Of two classes one is in the masks; the other is what is left, without white where there is white."""
+    found = correspond(("benign", "gland"), mask_classes)
+
+    assert found.targets == {"benign": target, "gland": "gland"}
+    assert "the complement of gland, since there are two classes" in found.words
+
+
+def test_the_complement_is_taken_for_two_classes_and_one_thing_only():
+    """Three classes, two things in the masks, or white as the match leave the other class alone."""
+    assert correspond(("a", "b", "gland"), ("gland",)).known == ("gland",)
+    assert correspond(("other", "gland"), ("gland", "vessel")).known == ("gland",)
+    assert correspond(("white", "other"), ("gland", "white")).known == ("white",)
+    assert correspond(("gland",), ("gland",)).known == ("gland",)
+
+
+def test_match_comes_first():
+    """A named pair beats an equal name, may name any complement, and gives the other class its own."""
+    found = correspond(("tumour", "normal"), ("gland", "white"), {"tumour": "gland"})
+    assert found.targets == {"tumour": "gland", "normal": "tissue without gland"}
+    assert found.reasons["tumour"] == "named by match"
+    named = correspond(("gland", "x"), ("gland", "vessel"), {"gland": "vessel", "x": "not gland"})
+    assert named.targets == {"gland": "vessel", "x": "not gland"}
+
+
+def test_nothing_matched_is_said():
+    """Without a common name every class stays without a target."""
+    found = correspond(("a", "b"), ("gland",))
+
+    assert found.known == ()
+    assert found.words == "no class has a mask target"
+
+
+@pytest.mark.parametrize(
+    ("match", "wrong"), [({"tumor": "gland"}, "found: tumor; wanted: a, b"), ({"a": "glans"}, "found: glans")]
+)
+def test_names_that_do_not_exist_are_refused(match, wrong):
+    """A class or a target that is misspelt ends in one line that says what there is."""
+    with pytest.raises(UsageError, match=wrong):
+        correspond(("a", "b"), ("gland",), match)
+
+
+def test_match_without_masks_is_refused():
+    """A target in match needs masks, and the message says so."""
+    with pytest.raises(UsageError, match="wanted: masks in the manifest"):
+        correspond(("a", "b"), (), {"a": "gland"})
+
+
+NAMES = st.lists(st.sampled_from(["a", "b", "c", "white", "not a"]), unique=True, max_size=4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(NAMES, NAMES)
+def test_every_class_is_answered_and_every_target_exists(classes, mask_classes):
+    """All classes appear in their order, and only those with a target have a reason."""
+    found = correspond(classes, mask_classes)
+
+    assert list(found.targets) == classes
+    assert set(found.reasons) == set(found.known)
+    possible = {*mask_classes, *(f"{how} {name}" for how in ("not", "tissue without") for name in mask_classes)}
+    assert set(found.targets.values()) <= {"", *possible}
