@@ -62,12 +62,13 @@ def cells(block):
 
 class TestSections:
     def test_are_all_there(self, reported, times_gradient):
-        """Subject, maps, failures and reproduction, in the order of the questions; the method's card."""
+        """Subject, maps, passport, failures and reproduction, in the order of the questions; the card."""
         report = reported(explain=[times_gradient()])
 
         assert [(s.question, s.title) for s in report.sections] == [
             ("verdict", "What was audited"),
             ("where", "Relevance maps"),
+            ("channels", "Channel passport of features"),
             ("failed", "Failures and exclusions"),
             ("how", "Reproduction"),
         ]

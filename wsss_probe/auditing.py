@@ -31,6 +31,7 @@ from wsss_probe.findings import (
 )
 from wsss_probe.head import find_head
 from wsss_probe.names import display
+from wsss_probe.passport import issue_passports
 from wsss_probe.performance import Performance, measure_performance, performance_finding
 from wsss_probe.plan import Plan, same_plan
 from wsss_probe.run import AuditedRun, ControlRun, read_record
@@ -149,6 +150,7 @@ def _perform_in(
 ) -> AuditOutcome:
     subject, plan = prepared.subject, prepared.plan
     images = len(subject.source) * sum(_passes(prepared))
+    columns = prepared.host.collect_channel_columns()  # before the first image: its faults are cheap to find
     (folder / "run.json").unlink(missing_ok=True)
     with certify(subject.model.module, _beside(subject.model.module, subject.examples)) as witness:
         with progress("audited network", images) as advance:
@@ -160,8 +162,10 @@ def _perform_in(
         performance = _performance(prepared, audited.run)
         run, conclusions = _conclude(prepared, audited, tuple(controls), performance)
         sections = _sections(prepared, run)
+        passports = issue_passports(prepared.host, columns, run)
     findings = _findings(prepared, run, (audited, *controls), witness.certificate, performance)
     findings += [(name, f) for name, c in conclusions for f in c.findings]
+    sections = (*passports[:1], *sections, *passports[1:])
     return _finish(prepared, run, _Results(findings, sections, witness.certificate, audited.lines, asked))
 
 

@@ -19,7 +19,7 @@ from wsss_probe.errors import PluginError, UsageError
 from wsss_probe.isolation import Guard, Isolation, Offered, Origin, PluginFailure
 
 if TYPE_CHECKING:
-    from wsss_probe.contracts import Batch, Command, Explainer, ModelSource, Probe
+    from wsss_probe.contracts import Batch, ChannelColumns, Command, Explainer, ModelSource, Probe
 
 __all__ = ["INTERFACE", "Guard", "Offered", "PluginFailure", "PluginHost", "PluginRow"]
 
@@ -194,6 +194,15 @@ class PluginHost:
         tuple of Offered[Command]
         """
         return self._collect("wsss_probe_commands", "command", offers.check_command, reserved)
+
+    def collect_channel_columns(self) -> tuple[Offered[ChannelColumns], ...]:
+        """Ask every plugin for what offers columns for the channel passport.
+
+        Returns
+        -------
+        tuple of Offered[ChannelColumns]
+        """
+        return self._collect("wsss_probe_channel_columns", "channel columns", offers.check_channel_columns)
 
     def _collect(
         self, hook: str, kind: str, check: Callable[[Any], T], reserved: Collection[str] = ()

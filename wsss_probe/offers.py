@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from wsss_probe.contracts import (
+    ChannelColumns,
     Command,
     DefinitionCard,
     Explainer,
@@ -17,6 +18,7 @@ from wsss_probe.contracts import (
 from wsss_probe.errors import PluginError
 
 __all__ = [
+    "check_channel_columns",
     "check_command",
     "check_explainer",
     "check_model_source",
@@ -83,6 +85,27 @@ def check_probe(item: Any) -> Probe:
         raise _incomplete(item, "options", options, "values that JSON can hold") from error
     probe: Probe = item
     return probe
+
+
+def check_channel_columns(item: Any) -> ChannelColumns:
+    """Check type and name of what offers columns for the channel passport.
+
+    Parameters
+    ----------
+    item : ChannelColumns
+
+    Returns
+    -------
+    ChannelColumns
+
+    Raises
+    ------
+    PluginError
+    """
+    _check_type(item, ChannelColumns)
+    _check_name(item, NAME, "lower case letters, digits and _ . + -")
+    columns: ChannelColumns = item
+    return columns
 
 
 def check_model_source(item: Any) -> ModelSource:

@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, final, get_args
 from urllib.parse import quote, unquote
 
-from wsss_probe.contracts import Block, Conclusion, Finding, Observation, Question, Section, Verdict
+from wsss_probe.contracts import (
+    Block,
+    ChannelColumn,
+    Conclusion,
+    Finding,
+    Gallery,
+    Observation,
+    Question,
+    Section,
+    Table,
+    Verdict,
+)
 from wsss_probe.errors import SchemaError
 from wsss_probe.tables import (
     DIMENSIONS,
@@ -36,6 +47,8 @@ __all__ = [
     "MAX_BYTES",
     "TABLES",
     "Variable",
+    "check_channel_column",
+    "check_channel_columns",
     "check_conclusion",
     "check_observation",
     "check_partial",
@@ -240,7 +253,124 @@ def check_sections(sections: Any, name: str) -> tuple[Section, ...]:
                     found=kind(block),
                     wanted="Text, Table, Figure or Gallery",
                 )
+            if isinstance(block, Table):
+                _check_table(block, f"{name}: section {section.title!r}")
     return checked
+
+
+def _check_table(table: Table, owner: str) -> None:
+    """Refuse details of rows, and meanings of columns, that the table does not have."""
+    odd = [at for at in table.details if at not in range(len(table.frame))]
+    if odd:
+        raise SchemaError(
+            f"{owner}: details of a row that the table does not have",
+            found=repr(odd[0]),
+            wanted=f"positions from 0 to {len(table.frame) - 1}",
+        )
+    if not all(isinstance(gallery, Gallery) for gallery in table.details.values()):
+        raise SchemaError(f"{owner}: details of the wrong type", wanted="Gallery")
+    unknown = [column for column in table.meanings if column not in table.frame.columns]
+    if unknown:
+        raise SchemaError(
+            f"{owner}: meaning of a column that the table does not have",
+            found=repr(unknown[0]),
+            wanted=", ".join(map(str, table.frame.columns)),
+        )
+
+
+# -- columns of the channel passport ----------------------------------------------------------
+
+
+def check_channel_columns(columns: Any, name: str) -> tuple[ChannelColumn, ...]:
+    """Check that ``ChannelColumns.columns`` returned named columns; their contents are checked one by one.
+
+    Parameters
+    ----------
+    columns : iterable of ChannelColumn
+    name : str
+        What offers them, for the message.
+
+    Returns
+    -------
+    tuple of ChannelColumn
+
+    Raises
+    ------
+    SchemaError
+    """
+    wanted = "an iterable of ChannelColumn"
+    if isinstance(columns, ChannelColumn) or not isinstance(columns, Iterable):
+        raise wrong_type(f"{name}: columns", columns, wanted)
+    checked = tuple(columns)
+    for column in checked:
+        if not isinstance(column, ChannelColumn):
+            raise wrong_type(f"{name}: columns", column, wanted)
+        if not isinstance(column.name, str) or not column.name.strip():
+            raise SchemaError(f"{name}: a column has no name", found=repr(column.name), wanted="text")
+    return checked
+
+
+def check_channel_column(column: ChannelColumn, channels: int, name: str) -> ChannelColumn:
+    """Check one column of the channel passport.
+
+    Parameters
+    ----------
+    column : ChannelColumn
+    channels : int
+        Channels of the layer.
+    name : str
+        What offers it, for the message.
+
+    Returns
+    -------
+    ChannelColumn
+        With ``values`` as a tuple of Python numbers, texts or truth values; undefined is an empty text
+        among texts, else NaN.
+
+    Raises
+    ------
+    SchemaError
+        If it says nothing of its meaning, its order is no number, it has not one value per channel,
+        a value is infinite, or kinds of values are mixed.
+    """
+    owner = f"{name}: column {column.name!r}"
+    if not isinstance(column.meaning, str) or not column.meaning.strip():
+        raise SchemaError(f"{owner} does not say what it means", wanted="definition, unit, n and control")
+    if not isinstance(column.order, int | float) or not math.isfinite(column.order):
+        raise SchemaError(f"{owner} has no order", found=repr(column.order), wanted="a finite number")
+    values = _plain_values(column.values, owner)
+    if len(values) != channels:
+        wanted = f"{channels} values, one per channel"
+        raise SchemaError(f"{owner} has the wrong length", found=str(len(values)), wanted=wanted)
+    kinds = sorted({kind for kind in map(_value_kind, values) if kind})
+    if len(kinds) > 1 or kinds == ["infinity"]:
+        raise SchemaError(
+            f"{owner} has values that cannot stand in one column",
+            found=" and ".join(kinds),
+            wanted="numbers, texts or truth values; NaN or an empty text where undefined",
+        )
+    undefined = "" if kinds == ["text"] or set(values) == {""} else math.nan
+    return replace(column, values=tuple(undefined if not _value_kind(v) else v for v in values))
+
+
+def _plain_values(values: Any, owner: str) -> list[Any]:
+    """Make Python values of a sequence, array, tensor or data array."""
+    if hasattr(values, "tolist"):
+        values = values.tolist()
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise wrong_type(f"{owner}: values", values, "a sequence")
+    return [value.item() if hasattr(value, "item") else value for value in values]
+
+
+def _value_kind(value: Any) -> str:
+    """Say what a value is; nothing when it is undefined."""
+    if isinstance(value, str):
+        return "text" if value else ""
+    if isinstance(value, bool):
+        return "truth value"
+    if isinstance(value, int | float):
+        return "infinity" if math.isinf(value) else "" if math.isnan(value) else "number"
+    return type(value).__name__
 
 
 def _check_finding(finding: Any, name: str) -> None:

@@ -27,11 +27,13 @@ class Step:
     side, quality : int
         Longest side of a photograph in pixels, and its WebP quality.
     rows : int
-        Rows of each gallery.
+        Rows of each gallery, and rows of each table that open pictures.
     points : int
         Points of each figure.
     csv : int
         Bytes of each CSV; a longer one is not offered.
+    lines : int
+        Rows of each table.
     """
 
     side: int
@@ -39,15 +41,16 @@ class Step:
     rows: int
     points: int
     csv: int
+    lines: int = 10_000
 
 
 STEPS = (
     Step(512, 85, 1_000, 20_000, 2_000_000),
     Step(224, 75, 40, 20_000, 2_000_000),
-    Step(160, 65, 24, 10_000, 500_000),
-    Step(112, 55, 12, 5_000, 200_000),
-    Step(80, 45, 6, 2_000, 50_000),
-    Step(64, 35, 0, 1_000, 0),
+    Step(160, 65, 24, 10_000, 500_000, 1_000),
+    Step(112, 55, 12, 5_000, 200_000, 500),
+    Step(80, 45, 6, 2_000, 50_000, 200),
+    Step(64, 35, 0, 1_000, 0, 50),
 )
 """Tried in this order until the report fits."""
 
@@ -84,14 +87,25 @@ def degrade(document: EncodedDocument, step: Step, budget_bytes: int) -> Encoded
 
 def positions_of(block: EncodedBlock) -> set[int]:
     """Positions in the album that a block shows."""
-    rows = block.rows if isinstance(block, EncodedGallery) else ()
-    pictures = [picture for row in rows for picture in row.pictures]
+    pictures = [picture for gallery in _galleries(block) for row in gallery.rows for picture in row.pictures]
     return {at for p in pictures for at in (p.base, p.overlay, p.outline) if at is not None}
 
 
+def _galleries(block: EncodedBlock) -> tuple[EncodedGallery, ...]:
+    """Galleries in a block: itself, or those that the rows of a table open."""
+    if isinstance(block, EncodedTable):
+        return tuple(gallery for _, gallery in block.details)
+    return (block,) if isinstance(block, EncodedGallery) else ()
+
+
 def _moved(block: EncodedBlock, positions: dict[int, int]) -> EncodedBlock:
-    if not isinstance(block, EncodedGallery):
-        return block
+    if isinstance(block, EncodedTable):
+        details = tuple((row, _moved_gallery(gallery, positions)) for row, gallery in block.details)
+        return replace(block, details=details)
+    return _moved_gallery(block, positions) if isinstance(block, EncodedGallery) else block
+
+
+def _moved_gallery(block: EncodedGallery, positions: dict[int, int]) -> EncodedGallery:
     rows = tuple(
         replace(row, pictures=tuple(_moved_picture(picture, positions) for picture in row.pictures))
         for row in block.rows
@@ -133,7 +147,24 @@ def _smaller_figure(figure: EncodedFigure, step: Step) -> EncodedFigure:
 
 
 def _smaller_table(table: EncodedTable, step: Step) -> EncodedTable:
-    if len(table.csv) <= step.csv or not table.csv:
-        return table
-    note = "The CSV is left out, to keep this file small."
-    return replace(table, csv="", notes=(*table.notes, note))
+    """Cut the CSV, the rows, and how many of them open pictures; each with a note."""
+    kept = tuple((row, gallery) for row, gallery in table.details if row < step.lines)[: step.rows]
+    notes = []
+    if table.csv and len(table.csv) > step.csv:
+        notes.append("The CSV is left out, to keep this file small.")
+    if len(table.rows) > step.lines:
+        notes.append(f"{step.lines} of {table.total} rows are shown, to keep this file small.")
+    if len(kept) < len(table.details):
+        notes.append(
+            f"{len(kept)} of {len(table.details)} rows open their pictures, to keep this file small."
+        )
+    if kept:
+        notes.append(f"Pictures are compressed, at most {step.side} pixels a side, to keep this file small.")
+    return replace(
+        table,
+        csv="" if len(table.csv) > step.csv else table.csv,
+        rows=table.rows[: step.lines],
+        order=table.order[: step.lines],
+        details=kept,
+        notes=(*table.notes, *notes),
+    )

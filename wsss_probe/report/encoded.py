@@ -41,34 +41,6 @@ class EncodedText:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedTable:
-    """Cells as shown; ``order`` holds what numeric cells are sorted by, None for texts."""
-
-    caption: str
-    columns: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    rows: tuple[tuple[str, ...], ...]
-    order: tuple[tuple[float | None, ...], ...]
-    total: int
-    csv: str
-    notes: tuple[str, ...] = ()
-    kind: Literal["table"] = "table"
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedFigure:
-    """A plotly figure of JSON values, with its numbers as a table where the plugin gave them."""
-
-    figure: dict[str, Any]
-    caption: str
-    definition: str
-    height: int
-    numbers: EncodedTable | None = None
-    notes: tuple[str, ...] = ()
-    kind: Literal["figure"] = "figure"
-
-
-@dataclass(frozen=True, slots=True)
 class EncodedPicture:
     """One picture: layers are positions in the document's album, None where there is none."""
 
@@ -99,6 +71,40 @@ class EncodedGallery:
     rows: tuple[EncodedRow, ...]
     notes: tuple[str, ...] = ()
     kind: Literal["gallery"] = "gallery"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTable:
+    """Cells as shown; ``order`` holds what numeric cells are sorted by, None for texts.
+
+    ``meanings`` has a text for every column, or none at all; ``details`` holds pictures that a row
+    opens, with the row's position.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+    order: tuple[tuple[float | None, ...], ...]
+    total: int
+    csv: str
+    notes: tuple[str, ...] = ()
+    meanings: tuple[str, ...] = ()
+    details: tuple[tuple[int, EncodedGallery], ...] = ()
+    kind: Literal["table"] = "table"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFigure:
+    """A plotly figure of JSON values, with its numbers as a table where the plugin gave them."""
+
+    figure: dict[str, Any]
+    caption: str
+    definition: str
+    height: int
+    numbers: EncodedTable | None = None
+    notes: tuple[str, ...] = ()
+    kind: Literal["figure"] = "figure"
 
 
 EncodedBlock = EncodedText | EncodedTable | EncodedFigure | EncodedGallery

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from wsss_probe.contracts import (
@@ -25,6 +26,7 @@ from wsss_probe.report.encoded import (
     EncodedGallery,
     EncodedRow,
     EncodedSection,
+    EncodedTable,
     EncodedText,
 )
 from wsss_probe.report.pictures import LONGEST_SIDE, Album, encode_picture
@@ -103,11 +105,19 @@ def _block(block: Block, album: Album) -> EncodedBlock:
         case Text():
             return EncodedText(visible(block.markdown))
         case Table():
-            return encode_table(block.frame, block.caption)
+            return _table(block, album)
         case Figure():
             return encode_figure(block)
         case Gallery():
             return _gallery(block, album)
+
+
+def _table(table: Table, album: Album) -> EncodedTable:
+    """Encode a table with the pictures of the rows that are shown."""
+    encoded = encode_table(table.frame, table.caption, meanings=table.meanings)
+    shown = sorted(int(at) for at in table.details if at < len(encoded.rows))
+    details = tuple((at, _gallery(table.details[at], album)) for at in shown)
+    return replace(encoded, details=details)
 
 
 def _gallery(gallery: Gallery, album: Album) -> EncodedGallery:

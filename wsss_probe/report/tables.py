@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,13 @@ import pandas as pd
 from wsss_probe.report.encoded import EncodedTable
 from wsss_probe.report.text import DASH, number, one_line, visible
 
-__all__ = ["ROWS_SHOWN", "encode_table", "to_csv"]
+__all__ = ["EXPLAINED_ROWS_SHOWN", "ROWS_SHOWN", "encode_table", "from_csv", "to_csv"]
 
 ROWS_SHOWN = 500
 """Rows on the page; the CSV holds the others."""
+
+EXPLAINED_ROWS_SHOWN = 2048
+"""The same for a table whose columns have meanings: it is there to be searched, not to be looked over."""
 
 CSV_LENGTH = 2_000_000
 """In characters; a longer CSV is cut after a whole line, with a note."""
@@ -26,7 +29,12 @@ CSV_LENGTH = 2_000_000
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
-def encode_table(frame: pd.DataFrame, caption: str, csv_length: int = CSV_LENGTH) -> EncodedTable:
+def encode_table(
+    frame: pd.DataFrame,
+    caption: str,
+    csv_length: int = CSV_LENGTH,
+    meanings: Mapping[str, str] | None = None,
+) -> EncodedTable:
     """Encode a frame; its index is not shown.
 
     Parameters
@@ -35,12 +43,15 @@ def encode_table(frame: pd.DataFrame, caption: str, csv_length: int = CSV_LENGTH
     caption : str
     csv_length : int
         Longest CSV, in characters.
+    meanings : mapping of str to str, optional
+        By column.
 
     Returns
     -------
     EncodedTable
     """
-    shown = frame.head(ROWS_SHOWN)
+    meanings = meanings or {}
+    shown = frame.head(EXPLAINED_ROWS_SHOWN if meanings else ROWS_SHOWN)
     columns = [_column(shown.iloc[:, i].tolist()) for i in range(shown.shape[1])]
     text, kept = to_csv(frame, csv_length)
     return EncodedTable(
@@ -51,14 +62,15 @@ def encode_table(frame: pd.DataFrame, caption: str, csv_length: int = CSV_LENGTH
         order=tuple(zip(*(order for _, order in columns), strict=True)) if columns else (),
         total=len(frame),
         csv=text,
-        notes=_notes(len(frame), kept),
+        notes=_notes(len(frame), len(shown), kept),
+        meanings=tuple(visible(meanings.get(name, "")) for name in frame.columns) if meanings else (),
     )
 
 
-def _notes(total: int, kept: int) -> tuple[str, ...]:
+def _notes(total: int, shown: int, kept: int) -> tuple[str, ...]:
     notes = []
-    if total > ROWS_SHOWN:
-        notes.append(f"The first {ROWS_SHOWN} of {total} rows are shown and sorted.")
+    if total > shown:
+        notes.append(f"The first {shown} of {total} rows are shown and sorted.")
     if kept < total:
         notes.append(f"The CSV holds the first {kept} of {total} rows, to keep this file small.")
     return tuple(notes)
@@ -126,6 +138,15 @@ def to_csv(frame: pd.DataFrame, limit: int = CSV_LENGTH) -> tuple[str, int]:
             break
         kept += 1
     return buffer.getvalue(), kept
+
+
+def from_csv(cell: str) -> str:
+    """Give back the text that :func:`to_csv` wrote, without the sign that keeps it from running.
+
+    >>> from_csv("'-tie"), from_csv("plain")
+    ('-tie', 'plain')
+    """
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS) else cell
 
 
 def _plain(value: Any) -> Any:

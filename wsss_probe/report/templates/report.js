@@ -111,20 +111,76 @@
     };
   }
 
+  const isDetail = (row) => row.classList.contains("detail");
+  const dataRows = (body) => [...body.rows].filter((row) => !isDetail(row));
+  // A row, and the row of pictures that it opens, where it has one.
+  const pair = (row) => [row, row.nextElementSibling].filter((other) => other === row || (other && isDetail(other)));
+
   all("button.sort").forEach((button) => button.addEventListener("click", () => {
     const head = button.closest("th"), body = button.closest("table").tBodies[0];
     const rising = head.getAttribute("aria-sort") !== "ascending";
     all("th", head.parentElement).forEach((other) => other.setAttribute("aria-sort", "none"));
     head.setAttribute("aria-sort", rising ? "ascending" : "descending");
-    body.append(...[...body.rows].sort(compare(head.cellIndex, rising ? 1 : -1)));
+    const sorted = dataRows(body).sort(compare(head.cellIndex, rising ? 1 : -1));
+    body.append(...sorted.map(pair).flat());
   }));
 
-  all(".filter-input").forEach((input) => input.addEventListener("input", () => {
-    const wanted = input.value.trim().toLowerCase();
-    all("tbody tr", document.getElementById(input.dataset.grid)).forEach((row) => {
-      row.hidden = !row.textContent.toLowerCase().includes(wanted);
+  all("button.opener").forEach((button) => {
+    const detail = document.getElementById(button.getAttribute("aria-controls"));
+    const show = (open) => {
+      button.setAttribute("aria-expanded", open);
+      detail.classList.toggle("open", open);
+    };
+    show(false);
+    button.addEventListener("click", () => show(button.getAttribute("aria-expanded") !== "true"));
+  });
+
+  // -- filters: text in any cell, and comparisons with a column that is named whole ---------------
+  const isEqual = (cell, value, wanted) => Number(cell.dataset.order ?? NaN) === wanted || plain(cell.textContent) === plain(value);
+  const ordered = (holds) => (cell, value, wanted) => "order" in cell.dataset && holds(Number(cell.dataset.order), wanted);
+  const OPERATORS = {
+    "<": ordered((a, b) => a < b), ">": ordered((a, b) => a > b),
+    "<=": ordered((a, b) => a <= b), ">=": ordered((a, b) => a >= b),
+    "=": isEqual, "!=": (...given) => !isEqual(...given),
+  };
+  const ASCII = { "≤": "<=", "≥": ">=", "≠": "!=", "==": "=" };
+  const plain = (text) => text.trim().toLowerCase().replaceAll("−", "-");
+
+  // Names stand longest first in the pattern, so that "F1 gland fine" is not taken for "F1 gland".
+  function parse(query, names) {
+    const escaped = names.filter(Boolean).map((name) => name.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
+    const known = escaped.sort((a, b) => b.length - a.length).join("|");
+    const pattern = new RegExp(`(?<![\\p{L}\\p{N}_])(${known})\\s*(<=|>=|!=|==|[<>=≤≥≠])\\s*("[^"]*"|[^\\s;&]*)`, "giu");
+    const tests = [];
+    const rest = query.replace(pattern, (_whole, name, sign, given) => {
+      const value = given.replace(/^"|"$|,$/g, ""), wanted = Number(plain(value).replace(",", ".") || NaN);
+      const column = names.findIndex((other) => other.toLowerCase() === name.toLowerCase());
+      const holds = OPERATORS[ASCII[sign] ?? sign];
+      if (value) tests.push((row) => row.cells[column].title !== "undefined" && holds(row.cells[column], value, wanted));
+      return "\n";
     });
-  }));
+    const texts = rest.replace(/(?:\band\b|[,;&])?\s*\n\s*(?:\band\b|[,;&])?/gi, "\n").split("\n").map(plain).filter(Boolean);
+    return { tests, texts };
+  }
+
+  function filterRows(input) {
+    const table = document.getElementById(input.dataset.grid).querySelector("table"), rows = dataRows(table.tBodies[0]);
+    const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+    const { tests, texts } = parse(input.value, names);
+    const held = rows.map((row) => plain([...row.cells].map((cell) => cell.textContent).join("\n")));
+    // While the name of a column is being typed, no row has it: that is no reason to hide them all.
+    const wanted = texts.filter((text) => held.some((cells) => cells.includes(text)) || !names.some((name) => plain(name).includes(text)));
+    let shown = 0;
+    rows.forEach((row, at) => {
+      const kept = tests.every((holds) => holds(row)) && wanted.every((text) => held[at].includes(text));
+      pair(row).forEach((part) => (part.hidden = !kept));
+      shown += kept;
+    });
+    const failed = !shown && texts.some((text) => /[<>=≤≥≠]/.test(text)) ? "; a comparison needs a column's whole name" : "";
+    const count = input.closest(".filter").querySelector(".filter-count");
+    count.textContent = input.value.trim() ? `${shown} of ${rows.length} rows${failed}` : "";
+  }
+  all(".filter-input").forEach((input) => input.addEventListener("input", () => filterRows(input)));
 
   // -- galleries ------------------------------------------------------------------------------
   all("img[data-same]").forEach((image) => (image.src = document.getElementById(image.dataset.same).src));
