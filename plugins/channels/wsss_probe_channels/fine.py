@@ -1,0 +1,217 @@
+"""The probe channel-f1-fine, which screens a layer's best channels again, on the grid of the masks.
+
+On the layer's grid a mask is a few cells and thin structures are gone. The paper's number is that of the
+mask's own pixels, which costs hundreds of times as much: so only the channels that the coarse screen ranks
+best are screened again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, final, get_args
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from wsss_probe import Conclusion, Needs, Observation, Probe
+from wsss_probe.errors import UsageError
+from wsss_probe.overlap import f1
+from wsss_probe_channels.evidence import evidence_layers
+from wsss_probe_channels.fine_conclusion import conclude
+from wsss_probe_channels.fine_section import sections
+from wsss_probe_channels.intensity import intensity_f1, rule_names
+from wsss_probe_channels.screen import Resolution, Screen, screen
+from wsss_probe_channels.table import top_channels
+from wsss_probe_channels.targets import Complements, MaskTarget, planes, targets_of
+
+if TYPE_CHECKING:
+    from wsss_probe import Batch, Section, Survey
+    from wsss_probe.contracts import Run
+
+__all__ = ["ChannelF1Fine", "chosen_channels"]
+
+
+@final
+@dataclass(frozen=True)
+class ChannelF1Fine(Probe):
+    """F1 of the best channels' Otsu masks with every target, on the grid of the masks.
+
+    The map is resized bilinearly to the mask's grid, then ``B = A_nk > Otsu(A_nk)`` and
+    ``F1 = 2 |B and M_nc| / (|B| + |M_nc|)`` (Feng et al., sections 2.6 and 2.7, where the order of the two
+    is not said). Second pass: the channels are the best of each target in the table
+    ``channel-f1@<layer>`` of the same network, so a control screens its own best ones.
+
+    Misleads: a channel that the coarse screen ranks low is never seen, and the coarse ranks rest on all
+    images, those of the scoring half among them (``channels = 0`` screens all). Resizing adds no
+    detail: a border on the mask's grid is that of the layer's, made smooth. And as channel-f1 does:
+    Otsu always splits, and a colour or a mask of ones may do as well.
+
+    Parameters
+    ----------
+    layer : str
+        Set by :meth:`split`.
+    channels : int
+        Best channels of each target that are screened, the union over targets; 0 means all of the layer.
+    resolution : str
+        As of :class:`wsss_probe_channels.screen.Resolution`: ``mask`` (default) or ``NxN``.
+    layers : str
+        Layers to split into, see :func:`wsss_probe_channels.evidence.evidence_layers`.
+    complements : {"auto", "none", "all"}
+        As of channel-f1, which must have these targets among its own.
+
+    Raises
+    ------
+    UsageError
+        For a negative number of channels, a resolution that says no grid or unknown complements.
+    """
+
+    layer: str = ""
+    channels: int = 32
+    resolution: str = "mask"
+    layers: str = "last"
+    complements: Complements = "auto"
+    name: str = field(init=False, default="channel-f1-fine")
+    options: Mapping[str, Any] = field(init=False, default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Refuse settings without a meaning; derive the name and what the plan records."""
+        if self.channels < 0:
+            msg = "channel-f1-fine needs a number of channels"
+            raise UsageError(msg, found=str(self.channels), wanted="0 for all, or more")
+        if self.complements not in get_args(Complements):
+            msg = "unknown complements of channel-f1-fine"
+            raise UsageError(msg, found=str(self.complements), wanted=", ".join(get_args(Complements)))
+        names = ("layer", "channels", "resolution", "layers", "complements")
+        options = {name: getattr(self, name) for name in names}
+        object.__setattr__(self, "options", options | {"order": Resolution(self.resolution).order})
+        object.__setattr__(self, "name", f"channel-f1-fine@{self.layer}" if self.layer else "channel-f1-fine")
+
+    @property
+    def coarse(self) -> str:
+        """The probe whose ranks choose the channels."""
+        return f"channel-f1@{self.layer}"
+
+    def split(self, survey: Survey) -> Iterable[Probe]:
+        """Make one copy per layer."""
+        if self.layer or not survey.mask_classes:
+            return (self,)
+        return tuple(replace(self, layer=name) for name in evidence_layers(survey, self.layers))
+
+    def needs(self, survey: Survey) -> Needs:
+        """Ask for the layer's maps, for masks, and for the ranks of the coarse screen."""
+        if not self.layer:
+            return Needs(layers=frozenset(evidence_layers(survey, self.layers)), masks=True)
+        return Needs(layers=frozenset({self.layer}), masks=True, tables=frozenset({self.coarse}))
+
+    def observe(self, batch: Batch) -> Observation | None:
+        """Screen the chosen channels on one batch.
+
+        Returns
+        -------
+        Observation or None
+            Rows ``f1`` (image, place, class), ``area`` (image, class), the target's share of known
+            pixels, and ``intensity_f1`` (image, rule, class) of rules on the input alone, all on the grid
+            of the comparison. ``place`` has a fixed size; its coordinate is the number of the channel, or
+            negative where fewer channels were chosen. None without masks.
+
+        Raises
+        ------
+        UsageError
+            When the coarse screen does not know a target.
+        """
+        if batch.masks is None:
+            return None
+        targets = targets_of(batch.mask_classes, self.complements)
+        chosen = chosen_channels(
+            batch.tables[self.coarse], [target.name for target in targets], self.channels
+        )
+        maps, resolution = batch.activations[self.layer], Resolution(self.resolution)
+        # Where nothing can be chosen one channel is screened all the same: it brings the masks to the grid
+        seen = screen(_taken(maps, chosen if len(chosen) else [0]), batch.masks, targets, resolution)
+        plain = intensity_f1(batch.images, seen.masks, targets, resolution.grid(maps, batch.masks))
+        places = self._places(maps.shape[1], len(targets))
+        rows = xr.Dataset(
+            {
+                "f1": (("image", "place", "class"), _placed(seen, len(chosen), places)),
+                "area": (("image", "class"), _array(_area(seen.masks, targets))),
+                "intensity_f1": (("image", "rule", "class"), _array(plain)),
+            },
+            coords={
+                "place": np.concatenate([chosen, -1 - np.arange(places - len(chosen))]),
+                "class": np.array([target.name for target in targets], dtype=object),
+                "rule": np.array(rule_names(batch.images.shape[1]), dtype=object),
+            },
+        )
+        return Observation(rows)
+
+    def _places(self, channels: int, targets: int) -> int:
+        """Count the channels that may be chosen at most, whatever the network."""
+        return min(channels, self.channels * targets) if self.channels else channels
+
+    def conclude(self, run: Run) -> Conclusion:
+        """Choose the best channel on one half, score it on the other; compare with the coarse screen."""
+        return conclude(self, run)
+
+    def sections(self, summary: xr.Dataset, run: Run) -> Iterable[Section]:
+        """Show the best channels beside their coarse scores, and what the controls reach."""
+        return sections(self, summary, run)
+
+
+def chosen_channels(table: xr.Dataset, targets: Sequence[str], number: int) -> np.ndarray:
+    """Channels that are screened again.
+
+    Parameters
+    ----------
+    table : Dataset
+        Summary of channel-f1: ``rank`` (channel, class).
+    targets : sequence of str
+    number : int
+        Best channels of each target; 0 means all channels.
+
+    Returns
+    -------
+    ndarray of int
+        In ascending order, each once; empty where no channel has a rank.
+
+    Raises
+    ------
+    UsageError
+        When the table does not know a target.
+    """
+    known = [str(name) for name in table["class"].values]
+    missing = [name for name in targets if name not in known]
+    if missing:
+        msg = f"channel-f1 was not asked for {', '.join(missing)}"
+        raise UsageError(
+            msg, found=", ".join(known), remedy="give channel-f1 and channel-f1-fine the same complements"
+        )
+    if number == 0:
+        return np.arange(table.sizes["channel"])
+    best = [top_channels(table, known.index(name), number) for name in targets]
+    return np.unique(np.concatenate(best)).astype(np.int64)
+
+
+def _taken(maps: Tensor, channels: Sequence[int] | np.ndarray) -> Tensor:
+    return maps[:, torch.as_tensor(np.asarray(channels), device=maps.device)]
+
+
+def _placed(seen: Screen, number: int, places: int) -> np.ndarray:
+    """F1 of the chosen channels in the first places, NaN for degenerate maps and in the others."""
+    scores = f1(seen.counts).masked_fill(seen.threshold.isnan().unsqueeze(-1), torch.nan)[:, :number]
+    placed = np.full((len(scores), places, scores.shape[2]), np.nan, dtype=np.float32)
+    placed[:, :number] = _array(scores)
+    return placed
+
+
+def _area(masks: Tensor, targets: Sequence[MaskTarget]) -> Tensor:
+    """Share of each image's known pixels that each target covers, NaN where none is known."""
+    inside, known = (plane.flatten(2).sum(2).double() for plane in planes(masks, targets))
+    return inside / known
+
+
+def _array(values: Tensor) -> np.ndarray:
+    array: np.ndarray = values.float().cpu().numpy()
+    return array
