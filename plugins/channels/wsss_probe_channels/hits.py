@@ -138,17 +138,13 @@ def hit_rate(
     """
     sums = tally.by_channel()
     points, hits, expected = members @ sums
-    exchange = null @ sums
-    reached = _share(exchange[:, 1] - exchange[:, 2], exchange[:, 0])
+    reached = _excess(null @ sums)
     by_image = tally.point[:, members].sum(axis=1)
     over = tally.hit[:, members].sum(axis=1) - tally.area * by_image
     has = by_image > 0
-    excess = group_bootstrap(
-        np.where(has[:, None], np.stack([over, by_image], axis=1), np.nan),
-        groups,
-        _ratio_of_sums,
-        seed=seed,
-    )
+    # groups without any point are not drawn: they hold nothing
+    kept = None if groups is None else np.asarray(groups)[has]
+    excess = group_bootstrap(np.stack([over, by_image], axis=1)[has], kept, _ratio_of_sums, seed=seed)
     return HitRate(
         channels=int((members & (sums[:, 0] > 0)).sum()),
         images=int(has.sum()),
@@ -157,7 +153,7 @@ def hit_rate(
         area=float(_share(expected, points)),
         excess=excess,
         null=central(reached),
-        p=float(permutation_p(excess.estimate, reached)) if np.isfinite(reached).any() else float("nan"),
+        p=float(permutation_p(_excess(members @ sums), reached)),
     )
 
 
@@ -170,9 +166,18 @@ def central(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _ratio_of_sums(values: np.ndarray) -> np.ndarray:
-    over, points = np.nansum(values, axis=0)
-    return _share(over, points)
+def _excess(sums: np.ndarray) -> np.ndarray:
+    """Hit rate less area of sums (..., 3) of points, hits and expected hits.
+
+    Rounded far below any difference that matters, so that an exchange that is none is equal to the
+    observation however its terms were added.
+    """
+    return np.round(_share(sums[..., 1] - sums[..., 2], sums[..., 0]), 12)
+
+
+def _ratio_of_sums(values: np.ndarray) -> float:
+    over, points = values.sum(axis=0)
+    return float(over / points) if points else float("nan")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
