@@ -26,8 +26,14 @@ from wsss_probe_channels.mask_null import (
 from wsss_probe_channels.mask_null_probe import ChannelNull, PermutedNull
 from wsss_probe_channels.targets import targets_of
 
-from wsss_probe import Batch, Head, LayerInfo, Survey
+from wsss_probe import Batch, Head, LayerInfo, Survey, hookimpl
+from wsss_probe.auditing import perform
+from wsss_probe.config import resolve
 from wsss_probe.errors import UsageError
+from wsss_probe.host import PluginHost
+from wsss_probe.images import TensorSource
+from wsss_probe.preparation import find_subject, prepare
+from wsss_probe.run import open_run
 from wsss_probe.schema import check_conclusion, check_observation, check_sections
 from wsss_probe.testing import ProbeSuite, make_scene, run_in_memory
 
@@ -702,6 +708,38 @@ def test_the_probes_split_by_layer_and_take_the_seed():
     empty = batch(noise(2, 3, 0), None, (), [0, 1])
     assert first.observe(empty) is None
     assert second.observe(empty) is None
+
+
+class Plugin:
+    """A plugin that offers both nulls."""
+
+    @hookimpl
+    def wsss_probe_probes(self):
+        """Offer them."""
+        return [ChannelNull(shifts=9), PermutedNull(permutations=9)]
+
+
+def test_the_second_pass_reads_the_masks_that_the_first_left(tmp_path):
+    """In a whole audit, with a control, an unreadable image and a store on disk, draw 0 is the own mask."""
+    made = make_scene(images=10)
+    images = made.images.clone()
+    images[3] = torch.nan
+    host = PluginHost(strict=True)
+    host.register(Plugin(), "nulls", version="1")
+    options = resolve({"controls": "shuffled:1", "batch_size": 4, "layers": (made.survey.head.layer,)})
+    subject = find_subject(options, host, made.network, TensorSource(images, made.masks, ["rectangle"]))
+
+    perform(prepare(options, host, subject), tmp_path / "run", "test")
+
+    tables = open_run(tmp_path / "run")["probes"]
+    first, second = (tables[f"{name}@{made.survey.head.layer}/summary"] for name in NAMES)
+    assert first["cells"].dtype == np.int8
+    assert (first["cells"].values[3] == -1).all()
+    assert np.isfinite(first["observed"].values).any()
+    np.testing.assert_allclose(second["observed"].values, first["observed"].values, rtol=1e-6)
+
+
+NAMES = ("channel-null", "channel-null-permuted")
 
 
 def test_nulls_without_draws_are_refused():

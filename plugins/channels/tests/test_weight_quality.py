@@ -118,6 +118,12 @@ class Network:
     not_testable: str = ""
     name: str = ""
     living: bool = True
+    sums: xr.Dataset | None = None
+
+    def partial(self, probe):
+        """Sums of gradients."""
+        assert probe == "head-weights@conv"
+        return self.sums
 
     def rows(self, probe):
         """Rows of channel-F1."""
@@ -468,19 +474,36 @@ def test_few_groups_take_the_verdict():
 
 
 def test_a_head_that_is_not_linear_is_named():
-    """Effective weights are called so; controls without a linear head give no reference."""
+    """Effective weights are called so; controls have their own, of the classes that were asked for."""
     f1, pooled, weight = scene()
-    table = weight_table(weight, kind="effective")
+    table = weight_table(weight, kind="effective").assign_attrs({"classes with weights": ["class 0"]})
+    table["weight"][1] = np.nan
     bare = Network(f1_rows(f1[..., None]), pooled, plan(), table)
-    run = replace(bare, controls=(bare,), not_testable="AUC 0.52")
+    sums = {"total": 3 * weight[:1], "squares": 9 * weight[:1] ** 2}
+    both = {name: (("class", "channel"), values) for name, values in sums.items()}
+    control = replace(bare, sums=xr.Dataset({**both, "n": ("class", [3.0])}))
+    run = replace(bare, controls=(control,), not_testable="AUC 0.52")
 
     conclusion, (section,) = concluded(run)
 
     statement = conclusion.findings[0].statement
     assert "effective weight" in statement
-    assert "no living control network with a linear head, no verdict" in statement
+    reference = conclusion.summary["control_spearman"].values[0, 0]
+    np.testing.assert_allclose(reference, conclusion.summary["spearman"].values[0])
+    assert np.isnan(reference).tolist() == [False, False, True, False]
     assert "not testable here: AUC 0.52" in statement
     assert "not testable here: AUC 0.52" in section.blocks[0].caption
+
+
+def test_a_control_without_a_linear_head_is_no_reference():
+    """Where the audited head is linear and a control's is not, there is nothing to compare with."""
+    f1, pooled, _ = scene()
+    bare = Network(f1_rows(f1[..., None]), pooled, plan())
+
+    conclusion, _ = concluded(network(controls=(bare,), groups=np.arange(40)))
+
+    assert "no living control network with such weights, no verdict" in conclusion.findings[0].statement
+    assert conclusion.findings[0].verdict == "notice"
     assert np.isnan(conclusion.summary["control_spearman"].values).all()
 
 

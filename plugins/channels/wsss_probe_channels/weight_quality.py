@@ -109,7 +109,7 @@ def predictors(weight: Floats, position: int, activation: Floats) -> tuple[Float
     Returns
     -------
     tuple of ndarray, (channel,) or (..., channel)
-        All NaN for the difference where there is one class only.
+        The difference is to the classes whose weights are known (not NaN); NaN where there are none.
 
     Examples
     --------
@@ -119,8 +119,7 @@ def predictors(weight: Floats, position: int, activation: Floats) -> tuple[Float
     """
     own = weight[position]
     others = np.delete(weight, position, axis=0)
-    mean = others.mean(axis=0) if len(others) else np.full(own.shape, np.nan)
-    return own, np.abs(own), own - mean, own * activation
+    return own, np.abs(own), own - _mean(others, None, None), own * activation
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> Floats:

@@ -13,6 +13,7 @@ from wsss_probe import Conclusion, Needs, Probe
 from wsss_probe.errors import UsageError
 from wsss_probe.statistics import benjamini_hochberg
 from wsss_probe_channels.evidence import evidence_layers
+from wsss_probe_channels.head_weights import control_weight
 from wsss_probe_channels.selection import eligible
 from wsss_probe_channels.weight_quality import (
     PREDICTORS,
@@ -123,7 +124,7 @@ class WeightQuality(Probe):
         summary = xr.concat(tables, "class").assign_coords({"class": _words(pair.name for pair in pairs)})
         summary["q"] = (summary["p"].dims, benjamini_hochberg(summary["p"].values))
         summary["target"] = ("class", _words(pair.target for pair in pairs))
-        summary = summary.merge(_control_table(run.controls, self.layer, pairs))
+        summary = summary.merge(_control_table(run.controls, weights, attrs, pairs))
         numbers = {"images": int(known.sum()), "groups": len(np.unique(member))}
         own = {"permutations": self.permutations, "grouped": run.groups is not None}
         summary.attrs = {**attrs, **numbers, **own}
@@ -217,11 +218,15 @@ def _correlated(probe: WeightQuality, measured: Measured, member: np.ndarray, se
     )
 
 
-def _control_table(controls: Sequence[Control], layer: str, pairs: Sequence[_Pair]) -> xr.Dataset:
-    """Correlate in networks that learned nothing, with their own weights; NaN without a linear head."""
+def _control_table(
+    controls: Sequence[Control], weights: xr.Dataset, attrs: Mapping[str, str], pairs: Sequence[_Pair]
+) -> xr.Dataset:
+    """Correlate in networks that learned nothing, with their own weights; NaN where one has none."""
     if not controls:
         return xr.Dataset()
-    found = [[_control_correlations(control, layer, pair) for pair in pairs] for control in controls]
+    layer = attrs["layer"]
+    networks = [_control_network(control, weights, layer, attrs["kind"]) for control in controls]
+    found = [[_plain_correlations(network, pair) for pair in pairs] for network in networks]
     return xr.Dataset(
         {
             "control_alive": ("control", [bool(control.alive(layer)) for control in controls]),
@@ -235,11 +240,20 @@ def _control_table(controls: Sequence[Control], layer: str, pairs: Sequence[_Pai
     )
 
 
-def _control_correlations(control: Control, layer: str, pair: _Pair) -> np.ndarray:
-    head = control.survey.head
-    if not head.linear or head.layer != layer or head.weight is None:
+def _control_network(control: Control, weights: xr.Dataset, layer: str, kind: str) -> _Network | None:
+    """Read a control's tables; None where its head gives no weights of that kind."""
+    found = control_weight(f"head-weights@{layer}", layer, kind, control)
+    if found is None:
+        return None
+    names = [str(name) for name in weights["class"].values]
+    weight = np.full((len(names), found.shape[1]), np.nan)
+    weight[[names.index(name) for name in weights.attrs.get("classes with weights", names)]] = found
+    return _Network(control.rows(f"channel-f1@{layer}").load(), control.pooled(layer).values, weight)
+
+
+def _plain_correlations(network: _Network | None, pair: _Pair) -> np.ndarray:
+    if network is None:
         return np.full(len(PREDICTORS), np.nan)
-    network = _Network(control.rows(f"channel-f1@{layer}").load(), control.pooled(layer).values, head.weight)
     measured = network.measured(pair)
     return measured.correlations(*measured.means(), spearman)
 

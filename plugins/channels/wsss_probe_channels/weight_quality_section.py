@@ -10,6 +10,7 @@ import pandas as pd
 
 from wsss_probe import Figure, Finding, Section, Table
 from wsss_probe.report.figures import scatter
+from wsss_probe_channels.correspondence import REMEDY
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -35,7 +36,7 @@ def no_class_finding(layer: str) -> Finding:
     """Say that no class of the network is a target of the masks, so that nothing can be correlated."""
     statement = (
         f"Layer {layer}: no class of the network corresponds to a mask class, so whether weights predict "
-        "what channels outline is not estimable; give both the same names."
+        f"what channels outline is not estimable; {REMEDY}."
     )
     return Finding(f"weight-quality@{layer}", "notice", statement, n=0)
 
@@ -44,7 +45,7 @@ def findings(summary: xr.Dataset, run: Run) -> tuple[Finding, ...]:
     """State for each class whether the head weight predicts how well a channel outlines it.
 
     ``ok``, that it does, needs all of: q below .05, an interval that leaves out 0, a living control
-    network with a linear head, a correlation farther from 0 than that of every such control, at least
+    network with such weights, a correlation farther from 0 than that of every such control, at least
     ten groups, and a classifier that can be tested.
 
     Parameters
@@ -101,7 +102,7 @@ def _kind(summary: xr.Dataset) -> str:
 
 
 def _controls(table: xr.Dataset) -> np.ndarray:
-    """Correlations of the weight in living control networks with a linear head, (control,)."""
+    """Correlations of the weight in living control networks that have such weights, (control,)."""
     if "control" not in table.dims:
         return np.empty(0)
     values = table["control_spearman"].values[table["control_alive"].values.astype(bool), 0]
@@ -111,7 +112,7 @@ def _controls(table: xr.Dataset) -> np.ndarray:
 
 def _control_words(reference: np.ndarray) -> str:
     if not len(reference):
-        return "no living control network with a linear head, no verdict"
+        return "no living control network with such weights, no verdict"
     number = f"{len(reference)} control network{'s' if len(reference) > 1 else ''}"
     return f"in {number} it is {reference.min():.2f} to {reference.max():.2f}"
 
@@ -193,7 +194,7 @@ def _table(summary: xr.Dataset, classes: list[str], not_testable: str) -> Table:
         f"Rank correlation across channels of {_kind(summary)} with mean channel-F1; {attrs['images']} "
         f"images in {attrs['groups']} groups. low, high: 95 % over groups of images (Kendall from fewer "
         f"resamples). p: {attrs['permutations']} orders of the channels; q over predictors and classes; "
-        "controls: Spearman in living control networks with their own linear heads. "
+        "controls: Spearman in living control networks with weights of their own. "
         f"{seen} (80 % power at .05)."
     )
     notes = _notes(summary) + ([f"not testable here: {not_testable}"] if not_testable else [])
