@@ -12,7 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 from torch import nn
-from wsss_probe_channels.near_equal import agreement, choose_pairs, near_equal_pairs, random_pairs
+from wsss_probe_channels.near_equal import (
+    agreement,
+    choose_pairs,
+    known_classes,
+    near_equal_pairs,
+    random_pairs,
+)
 from wsss_probe_channels.near_equal_conclusion import exchange_p
 from wsss_probe_channels.near_equal_probe import NearEqual, head_weights
 
@@ -147,12 +153,15 @@ def test_random_pairs_differ_in_weight_and_from_each_other():
 def test_both_kinds_have_as_many_pairs_and_the_first_four_classes_get_them():
     """Random pairs are as many as near-equal ones and further apart than the furthest of these."""
     weights = np.random.default_rng(3).normal(size=(6, 40))
+    weights[1] = math.nan
 
-    choice = choose_pairs(weights, 1e-9, 5, seed=0)
+    choice = choose_pairs(weights[known_classes(weights)], 1e-9, 5, seed=0)
 
+    assert known_classes(weights).tolist() == [0, 2, 3, 4]
+    assert known_classes(weights[:3]).tolist() == [0, 1, 2]
     assert choice.channels.shape == (4, 2, 5, 2)
     assert choice.within.tolist() == [0] * 4
-    for row, (near, random) in zip(weights, choice.channels, strict=False):
+    for row, (near, random) in zip(weights[[0, 2, 3, 4]], choice.channels, strict=True):
         closest, drawn = (np.abs(row[pairs[:, 0]] - row[pairs[:, 1]]) for pairs in (near, random))
         assert closest.max() < drawn.min()
 
@@ -340,6 +349,18 @@ def test_p_is_calibrated_where_weights_say_nothing():
     assert rejected <= 11
 
 
+def test_a_difference_of_a_few_pairs_is_not_generalised():
+    """An interval without 0 over images says nothing where two pairs differ as much among themselves."""
+    maps, weights = twins(0.2)
+    maps[:, 2] = torch.rand(maps[:, 2].shape, generator=torch.Generator().manual_seed(3))
+
+    _, _, (finding,) = concluded(scene_of(maps, weights), pairs=2)
+
+    assert finding.interval[0] > 0
+    assert finding.verdict == "notice"
+    assert "no more than pairs do among themselves" in finding.statement
+
+
 def test_p_needs_two_pairs_and_counts_both_sides():
     """One pair of a kind gives no p; a difference of either sign is one."""
     low, high = np.array([0.1, 0.2, 0.1, 0.2, math.nan]), np.array([0.8, 0.9, 0.8, 0.9, 0.85])
@@ -493,6 +514,7 @@ def test_of_five_independent_classes_four_get_pairs():
 
     assert len(findings) == 4
     assert len({finding.name for finding in findings}) == 4
+    assert summary["class"].values.tolist() == [f"class {c}" for c in range(4)]
     assert (summary["q"].values >= summary["p"].values).all()
 
 

@@ -81,7 +81,7 @@ def test_each_couple_is_as_likely():
 
 
 def test_equal_values_everywhere_are_counted_and_few_are_kept():
-    """Where all values are equal the number of couples is exact, the kept ones are few, and no third exists."""
+    """Where all values are equal their couples are counted, few are kept, and there is no third."""
     couples = draw_couples(np.full((3, 500), 0.5), 1e-3, 20, seed=0)
 
     assert couples.total == 3 * 500 * 499 // 2

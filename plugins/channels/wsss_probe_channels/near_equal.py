@@ -25,6 +25,7 @@ __all__ = [
     "Pairs",
     "agreement",
     "choose_pairs",
+    "known_classes",
     "near_equal_pairs",
     "random_pairs",
 ]
@@ -33,7 +34,7 @@ KINDS = ("near-equal", "random")
 """The two kinds of pairs, in the order of the dimension ``kind``."""
 
 MOST_CLASSES = 4
-"""Classes that get pairs: the first ones. A thousand classes would be a thousand tables."""
+"""Classes that get pairs. A thousand classes would be a thousand tables."""
 
 _CELLS = 1 << 21
 """Map cells that are compared at once: 16 MiB in float64, for each of a few copies."""
@@ -182,13 +183,30 @@ class Choice:
     within: np.ndarray
 
 
+def known_classes(weights: np.ndarray) -> np.ndarray:
+    """Positions of the classes that get pairs: the first :data:`MOST_CLASSES` with known weights.
+
+    Parameters
+    ----------
+    weights : ndarray, (class, channel)
+        A class whose weights are all NaN was not asked for.
+
+    Returns
+    -------
+    ndarray of int, (class,)
+        In order; filled up with classes without weights where less have any.
+    """
+    unknown = ~np.isfinite(weights).any(axis=1)
+    positions: np.ndarray = np.sort(np.argsort(unknown, kind="stable")[:MOST_CLASSES])
+    return positions
+
+
 def choose_pairs(weights: np.ndarray, tolerance: float, pairs: int, seed: int) -> Choice:
     """Choose near-equal pairs for each class, and as many random pairs that are not near-equal.
 
     Parameters
     ----------
     weights : ndarray, (class, channel)
-        Only the first :data:`MOST_CLASSES` classes get pairs.
     tolerance : float
     pairs : int
         Most pairs of each kind.
@@ -198,9 +216,9 @@ def choose_pairs(weights: np.ndarray, tolerance: float, pairs: int, seed: int) -
     -------
     Choice
     """
-    chosen = np.full((min(MOST_CLASSES, len(weights)), len(KINDS), pairs, 2), -1, dtype=np.intp)
+    chosen = np.full((len(weights), len(KINDS), pairs, 2), -1, dtype=np.intp)
     within = np.zeros(len(chosen), dtype=np.int64)
-    for position, row in enumerate(weights[:MOST_CLASSES]):
+    for position, row in enumerate(weights):
         near = near_equal_pairs(row, tolerance, pairs)
         number = len(near.first)
         within[position] = near.within

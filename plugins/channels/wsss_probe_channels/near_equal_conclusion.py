@@ -10,7 +10,7 @@ import xarray as xr
 
 from wsss_probe import Conclusion, Finding
 from wsss_probe.statistics import Interval, benjamini_hochberg, group_bootstrap, nanmean, permutation_p
-from wsss_probe_channels.near_equal import KINDS, Choice, choose_pairs
+from wsss_probe_channels.near_equal import KINDS, Choice, choose_pairs, known_classes
 
 if TYPE_CHECKING:
     from wsss_probe.contracts import Run
@@ -48,6 +48,8 @@ def conclude(probe: NearEqual, run: Run) -> Conclusion:
     weights = probe.weights(run.survey.head, {name: run.summary(name) for name in _known_tables(probe, run)})
     if weights is None:
         weights = np.full((classes, 1), np.nan)
+    position = known_classes(weights)
+    weights = weights[position]
     choice = choose_pairs(weights, probe.tolerance, probe.pairs, probe.seed)
     measured = [_bootstrap(values, run) for values in np.moveaxis(by_image(rows), 1, 0)]
     p = np.array([exchange_p(*nanmean(f1[:, c]), seed=probe.seed + c) for c in range(classes)])
@@ -64,7 +66,7 @@ def conclude(probe: NearEqual, run: Run) -> Conclusion:
         }
     )
     summary = xr.merge([_pair_table(rows, weights, choice, run), compared, _control_table(probe, run)])
-    names = [*run.survey.classes, *(f"class {c}" for c in range(len(run.survey.classes), classes))][:classes]
+    names = [run.survey.classes[c] for c in position]
     summary = summary.assign_coords(
         {"class": np.array(names, dtype=object), "measure": np.array(MEASURES, dtype=object)}
     )
@@ -286,6 +288,8 @@ def _verdict(evidence: _Evidence, position: int) -> tuple[bool, list[str]]:
         said = "so channels of near-equal weight are less alike than random ones"
     else:
         said = "so near-equal weights do not tell of alike maps here"
+        if low > 0 or high < 0:
+            said = f"these pairs differ from those, but no more than pairs do among themselves, {said}"
     spread = (
         f"the same difference is {min(controls):+.3f} to {max(controls):+.3f} in {len(controls)} living "
         f"control{'s' if len(controls) > 1 else ''}"

@@ -13,7 +13,7 @@ import xarray as xr
 from wsss_probe import Conclusion, Needs, Observation, Probe
 from wsss_probe.errors import UsageError
 from wsss_probe_channels.evidence import evidence_layers
-from wsss_probe_channels.near_equal import KINDS, MOST_CLASSES, agreement, choose_pairs
+from wsss_probe_channels.near_equal import KINDS, agreement, choose_pairs, known_classes
 from wsss_probe_channels.near_equal_conclusion import conclude
 from wsss_probe_channels.near_equal_section import sections
 
@@ -107,7 +107,7 @@ class NearEqual(Probe):
         weights = self.weights(batch.head, batch.tables)
         if weights is None:
             weights = np.full((batch.logits.shape[1], maps.shape[1]), np.nan)
-        chosen = choose_pairs(weights, self.tolerance, self.pairs, self.seed).channels
+        chosen = choose_pairs(weights[known_classes(weights)], self.tolerance, self.pairs, self.seed).channels
         there = chosen[..., 0] >= 0
         seen = agreement(maps, chosen[there][:, 0], chosen[there][:, 1])
         rows = {}
@@ -119,7 +119,7 @@ class NearEqual(Probe):
         return Observation(xr.Dataset(rows, coords=coords))
 
     def weights(self, head: Head, tables: Mapping[str, xr.Dataset]) -> np.ndarray | None:
-        """Weights of the first classes, (class, channel): the head's, or effective ones, or None.
+        """Weights of all classes, (class, channel): the head's, or effective ones, or None.
 
         Parameters
         ----------
@@ -134,7 +134,7 @@ class NearEqual(Probe):
         table = tables.get(f"head-weights@{self.layer}")
         if known is None and table is not None:
             known = np.asarray(table["weight"].transpose("class", "channel").values, dtype=np.float64)
-        return None if known is None else known[:MOST_CLASSES]
+        return known
 
     def conclude(self, run: Run) -> Conclusion:
         """Compare near-equal pairs with random pairs, with independence and with the controls."""
