@@ -28,13 +28,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wsss_probe import Batch
 
 CHANNELS, SIDE, INPUT, BATCH = 512, 28, 448, 2
 ROUNDS = 5
 LOOP_MAPS = {"layer": 32, "mask": 8}
 
 
-def network() -> Callable:
+def network() -> Callable[..., Any]:
     """VGG-16 up to its last convolution, with random weights."""
     import torch
 
@@ -48,7 +52,7 @@ def network() -> Callable:
     return net.to(memory_format=torch.channels_last).requires_grad_(False)
 
 
-def batch(images: int):
+def batch(images: int) -> Batch:
     """Rectified maps, masks with one object, images of noise, and ranks that choose 64 channels."""
     import numpy as np
     import torch
@@ -81,7 +85,7 @@ def batch(images: int):
     )
 
 
-def loop(given, number: int, side: int) -> None:
+def loop(given: Batch, number: int, side: int) -> None:
     """One map after the other, as in the libraries' examples."""
     import torch
     from skimage.filters import threshold_otsu
@@ -156,7 +160,7 @@ CHILDREN: dict[str, Callable[[], object]] = {
 }
 
 
-def measure(name: str):
+def measure(name: str) -> Any:
     """Run one child and read what it prints."""
     command = [sys.executable, str(Path(__file__).resolve()), "--child", name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
