@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsss_probe.contracts import ChannelColumns, Run, Survey
     from wsss_probe.host import Offered, PluginHost
 
-__all__ = ["Passport", "evidence_layer", "issue_passports", "join_columns", "read_passport"]
+__all__ = ["Passport", "evidence_layer", "issue_passports", "join_columns", "read_passport", "write_passport"]
 
 FOLDER: Final = "passport"
 OPENED: Final = 24
@@ -109,7 +109,7 @@ def issue_passports(
     sections = []
     for layer in sorted(layers, key=lambda name: name != evidence):
         passport = join_columns(host, offered, run, layer)
-        _write(run.path, passport)
+        write_passport(run.path, passport)
         sections.append(_section(passport, run, OPENED if layer == evidence else 0))
     return tuple(sections)
 
@@ -224,8 +224,15 @@ def _series(values: Sequence[Any], kind: str) -> pd.Series:
     return pd.Series(list(values), dtype=kinds[kind])
 
 
-def _write(folder: Path, passport: Passport) -> None:
-    """Write the table and, beside it, what its columns mean."""
+def write_passport(folder: Path, passport: Passport) -> None:
+    """Write the table and, beside it, what its columns mean.
+
+    Parameters
+    ----------
+    folder : Path
+        Run folder.
+    passport : Passport
+    """
     frame, meanings = passport.frame, passport.meanings
     kinds = {_CHANNEL: "integer", **{column.name: _kind(column.values) for column in passport.columns}}
     described = [

@@ -9,11 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wsss_probe.testing.column_suite import ChannelColumnsSuite
     from wsss_probe.testing.runs import InMemoryControl, InMemoryRun, run_in_memory
     from wsss_probe.testing.scenes import Scene, make_scene
     from wsss_probe.testing.suites import ExplainerSuite, ProbeSuite
 
 __all__ = [
+    "ChannelColumnsSuite",
     "ExplainerSuite",
     "InMemoryControl",
     "InMemoryRun",
@@ -24,6 +26,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ChannelColumnsSuite": "column_suite",
     "ExplainerSuite": "suites",
     "ProbeSuite": "suites",
     "InMemoryControl": "runs",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from wsss_probe.testing.scenes import Scene
 
 # Without this a failing assertion of a suite would say "AssertionError" and nothing else.
-pytest.register_assert_rewrite("wsss_probe.testing.suites")
+pytest.register_assert_rewrite("wsss_probe.testing.suites", "wsss_probe.testing.column_suite")
 
 
 @pytest.fixture

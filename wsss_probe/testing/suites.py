@@ -34,13 +34,13 @@ from wsss_probe.testing.scenes import Scene, make_scene, take
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ExplainerSuite", "ProbeSuite", "Suite"]
+__all__ = ["ExplainerSuite", "ProbeSuite", "Suite", "untouched"]
 
 TARGETS: tuple[Target, ...] = ("predicted", "label", 0)
 
 
 class Suite:
-    """What both suites share."""
+    """What all suites share."""
 
     tolerance = 1e-5
     """Largest difference, as a share of the largest value, that counts as equal."""
