@@ -11,6 +11,9 @@ __all__ = ["point_plot"]
 _SIDE = 448
 """A smaller picture is enlarged by a whole factor up to this many pixels, so that points stay round."""
 
+_SMALLEST, _LARGEST = 1 / 64, 3
+"""Radius of one point over the picture's side, seen in a thumbnail; and how often it fits in the largest."""
+
 
 def point_plot(
     pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, color: str = PALETTE[1]
@@ -38,9 +41,9 @@ def point_plot(
     canvas = 0.55 * canvas + 0.45 * canvas.mean(axis=2, keepdims=True)
     places, counts = _places(rows, columns)
     ink = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float64)
-    smallest = max(canvas.shape[:2]) / 130
+    smallest = _SMALLEST * max(canvas.shape[:2])
     for (row, column), count in zip(places * factor, counts, strict=True):
-        _draw(canvas, (row, column), smallest * min(np.sqrt(count), 5), ink)
+        _draw(canvas, (row, column), smallest * min(np.sqrt(count), _LARGEST), ink)
     drawn: np.ndarray = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
     return drawn
 
@@ -54,14 +57,15 @@ def _places(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _draw(canvas: np.ndarray, centre: tuple[float, float], radius: float, ink: np.ndarray) -> None:
-    """Put a disc with a white and a dark rim into the canvas; smooth at its edge."""
-    reach = radius + 3
+    """Put a disc with a dark rim into the canvas; smooth at its edge."""
+    rim = max(canvas.shape[:2]) / 160
+    reach = radius + rim + 1
     low = [max(0, int(middle - reach)) for middle in centre]
     high = [min(side, int(middle + reach) + 1) for side, middle in zip(canvas.shape[:2], centre, strict=True)]
     part = canvas[low[0] : high[0], low[1] : high[1]]
     down = np.arange(low[0], high[0])[:, None] + 0.5 - centre[0]
     right = np.arange(low[1], high[1])[None] + 0.5 - centre[1]
     distance = np.hypot(down, right)[..., None]
-    for wide, colour in ((radius + 2, 20.0), (radius + 1, 255.0), (radius, ink)):
+    for wide, colour in ((radius + rim, 20.0), (radius, ink)):
         share = np.clip(wide + 0.5 - distance, 0, 1)
         part[:] = (1 - share) * part + share * colour

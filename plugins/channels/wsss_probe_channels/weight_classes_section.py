@@ -54,7 +54,12 @@ def sections(probe: WeightClasses, summary: xr.Dataset, run: Run) -> Iterable[Se
     """
     if "class" not in summary.dims:
         return
-    blocks: list[Block] = [_hits(summary), _contingency(summary), *_points(probe, summary, run)]
+    blocks: list[Block] = [
+        _hits(summary),
+        _contingency(summary),
+        _crossed(summary),
+        *_points(probe, summary, run),
+    ]
     yield Section("channels", f"What the weights of {probe.layer} say about its channels", tuple(blocks))
     yield Section("chance", f"Weight classes of {probe.layer} beside their controls", (_controls(summary),))
 
@@ -114,43 +119,59 @@ def _control_range(summary: xr.Dataset) -> ControlRange | None:
 
 
 def _contingency(summary: xr.Dataset) -> Table:
-    """Count channels by what they cover and what their weights say, with the rate of disagreement."""
-    weights = [str(name) for name in summary["larger_weight"].values]
+    """Count channels by what they cover and what their weights say."""
     counts = summary["contingency"].values
     frame = pd.DataFrame({"covers": [str(name) for name in summary["screened"].values]})
-    for k, name in enumerate(weights):
+    for k, name in enumerate(summary["larger_weight"].values):
         frame[f"largest weight {name}"] = counts[:, k]
-    shown = {"crossed": "crossed", "crossed_low": "low", "crossed_high": "high", "crossed_chance": "chance"}
-    shown |= {"crossed_p": "p", "crossed_q": "q", "best_crossed": f"crossed, best {summary.attrs['best']}"}
-    shown |= {"best_crossed_low": "best low", "best_crossed_high": "best high"}
-    for column, header in shown.items():
-        frame[header] = [*summary[column].values, np.nan]
     caption = (
         f"Channels (n = {int(counts.sum())}) by the class that they cover, the one with the largest mean "
-        "of F1 less 2pq / (p + q), and "
-        "by the class of their largest weight; none: no score above 0, or a tie. crossed: of the channels "
-        "that cover the "
-        "class, the share with the larger weight for another; low, high: 95 % over groups, screened anew; "
-        "chance: "
-        "the share among all covering channels; p: so few after exchanging weights. Controls: see under "
-        "chance."
+        "of F1 less "
+        "2pq / (p + q), and by the class of their largest weight; none: no score above 0, or a tie. Rates, "
+        "intervals "
+        "and exchanges: next table; controls: see under chance."
     )
     return Table(frame, caption)
 
 
+def _crossed(summary: xr.Dataset) -> Table:
+    """Rate of channels that cover a class and carry a larger weight for another, of all and of the best."""
+    frames = []
+    for name, which in (("crossed", "all"), ("best_crossed", f"best {summary.attrs['best']}")):
+        columns = {
+            "channels": "_channels",
+            "crossed": "",
+            "low": "_low",
+            "high": "_high",
+            "chance": "_chance",
+        }
+        columns |= {"null low": "_null_low", "null high": "_null_high", "p": "_p", "q": "_q"}
+        values = {header: summary[f"{name}{end}"].values for header, end in columns.items()}
+        frames.append(pd.DataFrame({"class": summary["class"].values, "of": which, **values}))
+    caption = (
+        "crossed: share of the channels that cover the class with a larger weight for another; low, high: "
+        "95 % over "
+        f"groups, screened anew (n = {int(summary['images'].values.max())} images); chance: the share "
+        "among all "
+        "channels that cover any class; null: 95 % of rates with weights exchanged between these channels; "
+        "p: so few "
+        "by exchange, q: over the classes. Controls: see under chance."
+    )
+    table = pd.concat(frames, ignore_index=True).sort_values("class", kind="stable", ignore_index=True)
+    return Table(table, caption)
+
+
 def _controls(summary: xr.Dataset) -> Table:
     """Write the rates of every network, each by its own weights and maps."""
-    columns = ["hit_rate", "area", "crossed", "crossed_chance", "best_crossed"]
+    columns = {"hit rate": "hit_rate", "area": "area", "crossed": "crossed", "chance": "crossed_chance"}
+    columns[f"best {summary.attrs['best']}"] = "best_crossed"
     names = summary["class"].values
-    frames = [
-        pd.DataFrame(
-            {"class": names, "network": "audited", **{c: summary[c].values for c in columns}, "note": ""}
-        )
-    ]
+    own = {header: summary[column].values for header, column in columns.items()}
+    frames = [pd.DataFrame({"class": names, "network": "audited", **own, "note": ""})]
     if "control" in summary.dims:
         alive = summary["control_alive"].values.astype(bool)
         for row, control in enumerate(summary["control"].values):
-            own = {c: summary[f"control_{c}"].values[row] for c in columns}
+            own = {header: summary[f"control_{column}"].values[row] for header, column in columns.items()}
             note = "" if alive[row] else "degenerate, counts for nothing"
             frames.append(pd.DataFrame({"class": names, "network": str(control), **own, "note": note}))
     caption = (
@@ -172,7 +193,7 @@ def _points(probe: WeightClasses, summary: xr.Dataset, run: Run) -> list[Gallery
     """Draw the maxima over three typical images, one panel per class; empty where no image can be shown."""
     rows = run.rows(f"peaks@{probe.layer}")
     position, weight_class = summary["position"].values[:SHOWN_CLASSES], summary["weight_class"].values
-    targets = list(summary["target"].values[:SHOWN_CLASSES])
+    targets, names = list(summary["target"].values[:SHOWN_CLASSES]), summary["class"].values
     chosen = rows.sel({"class": targets})
     members = [weight_class == c for c in position]
     scores = _image_scores(chosen["inside"].values, chosen["area"].values, members)
@@ -186,7 +207,7 @@ def _points(probe: WeightClasses, summary: xr.Dataset, run: Run) -> list[Gallery
         pictures = [Picture(pixels, f"image and {targets[0]}", outline=outlines[0])]
         for j, member in enumerate(members):
             drawn = point_plot(pixels, row[index, member], column[index, member], _INKS[j % len(_INKS)])
-            label = f"{int(np.isfinite(row[index, member]).sum())} channels for {summary['class'].values[j]}"
+            label = f"maxima of {int(np.isfinite(row[index, member]).sum())} channels for {names[j]}"
             pictures.append(Picture(drawn, label, outline=outlines[j]))
         strips.append((str(run.images["name"].iloc[index]), tuple(pictures)))
     return [Gallery(tuple(strips), _points_caption(summary, len(strips)))] if strips else []
@@ -200,7 +221,7 @@ def _points_caption(summary: xr.Dataset, number: int) -> str:
         f"{number} images at "
         "the lower quartile, median and upper quartile of hit rate less area. A disc is a cell's centre, "
         "its area the "
-        "number of channels there (up to 25); outline: the class's mask target. Numbers over all images and "
+        "number of channels there (up to 9); outline: the class's mask target. Numbers over all images and "
         f"controls: see the figure above.{more}"
     )
 
