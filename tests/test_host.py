@@ -14,6 +14,7 @@ import torch
 
 from wsss_probe import (
     Batch,
+    ChannelColumns,
     Command,
     Conclusion,
     DefinitionCard,
@@ -66,6 +67,17 @@ class Silent(Probe):
     def conclude(self, run):
         """Conclude nothing."""
         return Conclusion(summary=None)
+
+
+class Nothing(ChannelColumns):
+    """Knows nothing of any channel."""
+
+    def __init__(self, name="nothing"):
+        self.name = name
+
+    def columns(self, run, layer):
+        """Say nothing."""
+        return ()
 
 
 def plugin(**hooks):
@@ -418,6 +430,7 @@ class TestCollecting:
             ("probes", Silent("same"), "probe"),
             ("model_sources", ModelSource("same", "", dict), "model source"),
             ("commands", Command("same", "", "a:b"), "command"),
+            ("channel_columns", Nothing("same"), "channel columns"),
         ],
     )
     def test_a_clash_names_both_distributions(self, hook, item, kind, order):
@@ -517,6 +530,22 @@ class TestEveryHook:
         plugin_host.register(module_with(wsss_probe_commands), "mine")
 
         assert [offered.name for offered in plugin_host.collect_commands()] == ["train tiny"]
+
+    def test_channel_columns(self):
+        """What wsss_probe_channel_columns returns is offered, checked for type and name."""
+
+        @hookimpl
+        def wsss_probe_channel_columns():
+            return [Nothing("a"), Nothing, Silent(), Nothing("Not A Name")]
+
+        host = PluginHost()
+        host.register(module_with(wsss_probe_channel_columns), "mine")
+
+        assert [offered.name for offered in host.collect_channel_columns()] == ["a"]
+        said = [failure.message for failure in host.failures]
+        assert "wanted: an instance of ChannelColumns; remedy: return [Nothing()]" in said[0]
+        assert "found: Silent; wanted: ChannelColumns" in said[1]
+        assert "has a name that cannot be used; found: 'Not A Name'" in said[2]
 
 
 class TestIsolation:

@@ -11,10 +11,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsss_probe import Conclusion, Finding, Observation, Section, Text
+from wsss_probe import ChannelColumn, Conclusion, Finding, Gallery, Observation, Section, Table, Text
 from wsss_probe.errors import SchemaError
 from wsss_probe.schema import (
     TABLES,
+    check_channel_column,
     check_conclusion,
     check_observation,
     check_partial,
@@ -331,6 +332,103 @@ class TestConclusionAndSections:
         section = Section("where", "Maps", (Text("Here."),))
 
         assert check_sections((s for s in [section]), NAME) == (section,)
+
+
+class TestTablesOfSections:
+    def frame(self):
+        """Make a frame of two rows."""
+        return pd.DataFrame({"F1": [0.5, 0.25]})
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            ({"details": {2: Gallery((), "")}}, "details of a row .*found: 2; wanted: positions from 0 to 1"),
+            ({"details": {-1: Gallery((), "")}}, "details of a row .*found: -1"),
+            ({"details": {0: Text("no")}}, "details of the wrong type; wanted: Gallery"),
+            ({"meanings": {"f1": "mean"}}, "meaning of a column .*found: 'f1'; wanted: F1"),
+        ],
+    )
+    def test_what_belongs_to_no_row_or_column(self, more, message):
+        """Details of rows and meanings of columns that the table does not have are refused."""
+        with pytest.raises(SchemaError, match=message):
+            check_sections([Section("channels", "S", (Table(self.frame(), "t", **more),))], NAME)
+
+    def test_details_and_meanings_pass(self):
+        """Positions may be whole numbers of numpy."""
+        table = Table(self.frame(), "t", {np.int64(1): Gallery((), "")}, {"F1": "mean"})
+        sections = (Section("channels", "S", (table,)),)
+
+        assert check_sections(sections, NAME) == sections
+
+
+class TestChannelColumn:
+    def column(self, values, **more):
+        """Make a column with a meaning."""
+        return ChannelColumn("F1", values, **{"meaning": "mean F1", **more})
+
+    @pytest.mark.parametrize(
+        ("values", "wanted"),
+        [
+            ([1, 2, 3], (1, 2, 3)),
+            (range(3), (0, 1, 2)),
+            (np.array([1.5, 2.5, 3.5], np.float32), (1.5, 2.5, 3.5)),
+            (torch.tensor([1.0, 2.0, 3.0]), (1.0, 2.0, 3.0)),
+            (xr.DataArray([True, False, True], dims="channel"), (True, False, True)),
+            ([np.float64(0.5), np.int64(2), 1], (0.5, 2, 1)),
+            (["a", "", "b"], ("a", "", "b")),
+            (["a", float("nan"), "b"], ("a", "", "b")),
+            (["", "", ""], ("", "", "")),
+        ],
+    )
+    def test_values_become_plain(self, values, wanted):
+        """Arrays, tensors and numpy scalars become Python values; undefined among texts is empty."""
+        checked = check_channel_column(self.column(values), 3, NAME).values
+
+        assert checked == wanted
+        assert {type(value) for value in checked} <= {int, float, bool, str}
+
+    @pytest.mark.parametrize("values", [[1.0, "", 2], [float("nan"), True, ""]])
+    def test_an_empty_text_is_undefined_among_numbers(self, values):
+        """Among numbers and truth values both ways to say undefined become NaN."""
+        checked = check_channel_column(self.column(values), 3, NAME).values
+
+        assert sum(value != value for value in checked) == sum(v in {"", "nan"} for v in map(str, values))
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ([1.0, 2.0], "wrong length; found: 2; wanted: 3 values, one per channel"),
+            ([[1.0], [2.0], [3.0]], "cannot stand in one column; found: list;"),
+            ([1.0, "a", 2.0], "found: number and text"),
+            ([True, 1, 0], "found: number and truth value"),
+            ([1.0, float("inf"), 2.0], "found: infinity and number"),
+            ([float("-inf")] * 3, "found: infinity;"),
+            ([1.0, None, 2.0], "found: NoneType and number; wanted: numbers, texts or truth values; NaN"),
+            ([1j, 2j, 3j], "found: complex"),
+            ("abc", "values returned the wrong type; found: str"),
+            (5, "values returned the wrong type; found: int"),
+            ({1: 2}, "values returned the wrong type; found: dict"),
+        ],
+    )
+    def test_values_that_make_no_column(self, values, message):
+        """One value per channel, finite, of one kind."""
+        with pytest.raises(SchemaError, match=message):
+            check_channel_column(self.column(values), 3, NAME)
+
+    @pytest.mark.parametrize(
+        ("more", "message"),
+        [
+            ({"meaning": ""}, "does not say what it means"),
+            ({"meaning": " "}, "does not say what it means"),
+            ({"meaning": None}, "does not say what it means"),
+            ({"order": float("nan")}, "has no order; found: nan"),
+            ({"order": "first"}, "has no order; found: 'first'"),
+        ],
+    )
+    def test_a_column_that_says_nothing(self, more, message):
+        """Meaning and order are needed."""
+        with pytest.raises(SchemaError, match=message):
+            check_channel_column(self.column([1, 2, 3], **more), 3, NAME)
 
 
 def test_every_table_uses_the_common_dimensions():

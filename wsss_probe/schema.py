@@ -343,14 +343,15 @@ def check_channel_column(column: ChannelColumn, channels: int, name: str) -> Cha
         wanted = f"{channels} values, one per channel"
         raise SchemaError(f"{owner} has the wrong length", found=str(len(values)), wanted=wanted)
     kinds = sorted({kind for kind in map(_value_kind, values) if kind})
-    if len(kinds) > 1 or kinds == ["infinity"]:
+    if len(kinds) > 1 or not {"number", "text", "truth value"}.issuperset(kinds):
         raise SchemaError(
             f"{owner} has values that cannot stand in one column",
             found=" and ".join(kinds),
             wanted="numbers, texts or truth values; NaN or an empty text where undefined",
         )
-    undefined = "" if kinds == ["text"] or set(values) == {""} else math.nan
-    return replace(column, values=tuple(undefined if not _value_kind(v) else v for v in values))
+    texts = kinds == ["text"] or all(value == "" for value in values)
+    undefined = "" if texts and values else math.nan
+    return replace(column, values=tuple(value if _value_kind(value) else undefined for value in values))
 
 
 def _plain_values(values: Any, owner: str) -> list[Any]:

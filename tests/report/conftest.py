@@ -67,6 +67,7 @@ def every_text(text: str) -> Document:
     card = DefinitionCard(text, text, text, text, (text,), text, text)
     blocks = (
         Table(frame, text),
+        Table(frame, text, {0: Gallery(((text, (picture, Picture(None, text))),), text)}, {text: text}),
         Figure(plot(text), text, text, frame),
         Gallery(((text, (picture, Picture(None, text), Picture(pixels, text))),), text),
     )

@@ -206,6 +206,185 @@ def test_small_screens_need_no_sideways_scrolling(report: Path, visit: Callable[
     assert not page.evaluate("document.querySelector('.contents details').open")
 
 
+def passport() -> Document:
+    """A wide table of which two rows open pictures."""
+    rng = np.random.default_rng(0)
+    f1 = np.linspace(0.95, 0, 20)
+    f1[3] = np.nan
+    frame = pd.DataFrame(
+        {
+            "channel": range(20),
+            "F1 gland": f1,
+            "F1 gland fine": f1[::-1],
+            "black and white": np.arange(20) - 10.0,
+            "sign": ["only gland" if i % 2 else "tie" for i in range(20)],
+            **{f"further {i}": rng.random(20) for i in range(12)},
+        }
+    )
+    pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    picture = Picture(pixels, "p", rng.random((4, 4)), np.eye(4, dtype=bool))
+    details = {at: Gallery(((f"channel {at}", (picture, Picture(None, "lost"))),), "") for at in (0, 1)}
+    table = Table(frame, "t", details, {name: f"meaning of {name}" for name in frame.columns})
+    short = Table(frame.iloc[:12, :2], "twelve rows")
+    return Document("Audit", "sub", (), (Section("channels", "Passport", (table, short)),))
+
+
+@pytest.fixture(scope="module")
+def passport_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The passport as a file."""
+    path = tmp_path_factory.mktemp("passport") / "report.html"
+    write(passport(), path)
+    return path
+
+
+@pytest.fixture
+def table(passport_file: Path, visit: Callable[..., Visit]) -> Any:
+    """The passport's page, opened afresh."""
+    opened = visit(passport_file, viewport={"width": 1200, "height": 900})
+    yield opened.page
+    assert opened.said == []
+
+
+SHOWN = (
+    "[...document.querySelectorAll('#table-1 tbody tr:not(.detail)')].filter((row) => !row.hidden)"
+    ".map((row) => Number(row.cells[0].textContent))"
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows"),
+    [
+        ("", range(20)),
+        ("F1 gland > 0.5", [0, 1, 2, 4, 5, 6, 7, 8]),
+        ("f1 GLAND>=.95", [0]),
+        ("F1 gland ≥ 0,95", [0]),
+        ("F1 gland < 0.1", [18, 19]),
+        ("F1 gland fine > 0.9", [19]),
+        ("F1 gland > 0.4 and F1 gland fine > 0.4", [9, 10]),
+        ("F1 gland > 0.5, only gland", [1, 5, 7]),
+        ("only gland and F1 gland > 0.5; channel <= 5", [1, 5]),
+        ("black and white < -7.5", [0, 1, 2]),
+        ("black and white < −7.5", [0, 1, 2]),
+        ("black and white = −7", [3]),
+        ("black and white != −7 & channel < 5", [0, 1, 2, 4]),
+        ('sign = "only gland" and channel < 4', [1, 3]),
+        ("sign = tie and channel < 4", [0, 2]),
+        ("sign = only and channel < 4", []),
+        ("sign > 3", []),
+        ("F1 gland >", range(20)),
+        ("F1 gl", range(20)),
+        ("channel = 3 and F1 gland < 1", []),
+        ("channel = 3 and F1 gland != 1", []),
+        ("nothing has this", []),
+        ("(.*", []),
+    ],
+)
+def test_rows_are_filtered_by_text_and_by_comparison(table: Any, asked: str, rows: list[int]) -> None:
+    """Text in any cell, and comparisons with a column named whole, joined; undefined fits none."""
+    table.locator("#table-1 .filter-input").fill(asked)
+    assert table.evaluate(SHOWN) == list(rows)
+    said = table.locator("#table-1 [role=status]").inner_text()
+    assert said == (f"{len(rows)} of 20 rows" if asked else "")
+
+
+def test_a_comparison_with_an_unknown_column_says_what_is_needed(table: Any) -> None:
+    """Where nothing is found because no column has that name, the count says so."""
+    table.locator("#table-1 .filter-input").fill("gland > 0.5")
+    assert table.locator("#table-1 [role=status]").inner_text() == (
+        "0 of 20 rows; a comparison needs a column's whole name"
+    )
+
+
+def test_only_tables_of_more_than_twelve_rows_have_a_filter(table: Any) -> None:
+    """Twelve rows are seen at a glance."""
+    assert table.locator("#table-1 .filter-input").count() == 1
+    assert table.locator("#table-2 .filter-input").count() == 0
+
+
+def test_rows_open_and_close_by_keyboard(table: Any) -> None:
+    """Enter on a row's first cell shows its pictures and says so; once more hides them."""
+    button, detail = table.locator("#table-1 button.opener").nth(1), table.locator("#table-1-detail-1")
+    assert detail.is_hidden()
+    button.focus()
+    table.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    assert detail.is_visible()
+    assert table.locator("#table-1-detail-0").is_hidden()
+    assert detail.locator("img.layer-base").evaluate("(image) => image.naturalWidth") == 16
+    table.keyboard.press("Enter")
+    assert (button.get_attribute("aria-expanded"), detail.is_hidden()) == ("false", True)
+
+
+def test_pictures_stay_below_their_row(table: Any) -> None:
+    """Sorting takes an opened row's pictures along, filtering hides them with it."""
+    table.locator("#table-1 button.opener").nth(0).click()
+    table.locator("#table-1 th button").first.click()
+    table.locator("#table-1 th button").first.click()
+    last = "[...document.querySelectorAll('#table-1 tbody tr')].slice(-4)"
+    assert table.evaluate(f"{last}.map((row) => row.id || row.cells[0].textContent)") == [
+        "1",
+        "table-1-detail-1",
+        "0",
+        "table-1-detail-0",
+    ]
+    table.locator("#table-1 .filter-input").fill("channel > 3")
+    assert table.locator("#table-1-detail-0").is_hidden()
+    table.locator("#table-1 .filter-input").fill("")
+    assert table.locator("#table-1-detail-0").is_visible()
+
+
+def test_wide_tables_scroll_in_their_box_below_a_column_that_stays(table: Any) -> None:
+    """The box scrolls sideways, the page does not; the first column and the opened pictures stay in sight."""
+    table.locator("#table-1 button.opener").nth(0).click()
+    grid = table.locator("#table-1 .grid")
+    left = "(e) => e.getBoundingClientRect().left"
+    cell, picture = grid.locator("tbody td").first, grid.locator(".picture").first
+    before = cell.evaluate(left), picture.evaluate(left)
+    grid.evaluate("(e) => { e.scrollLeft = 400; }")
+    assert grid.evaluate("(e) => e.scrollLeft") == 400
+    assert (cell.evaluate(left), picture.evaluate(left)) == before
+    assert table.evaluate("document.documentElement.scrollWidth") == 1200
+    assert grid.locator(".detail-body").first.evaluate("(e) => e.offsetWidth") <= grid.evaluate(
+        "(e) => e.clientWidth"
+    )
+
+
+def test_the_switches_of_a_table_rule_its_pictures(table: Any) -> None:
+    """Maps and outlines of opened rows are switched for the whole table; a click enlarges."""
+    table.locator("#table-1 button.opener").nth(1).click()
+    layer = table.locator("#table-1-detail-1 .layer-overlay")
+    assert layer.is_visible()
+    table.locator("#table-1 [data-switch=maps]").uncheck()
+    assert layer.is_hidden()
+    table.locator("#table-1-detail-1 button.layers").first.click()
+    assert table.locator("dialog[open] img").count() == 3
+
+
+def test_headings_say_what_they_mean(table: Any) -> None:
+    """A heading is described by its meaning; the legend lists them all once it is opened."""
+    described = table.locator("#table-1 th button").nth(1)
+    assert described.get_attribute("title") == "meaning of F1 gland"
+    legend = table.locator("#table-1 .legend")
+    assert legend.locator("dd").first.is_hidden()
+    legend.locator("summary").click()
+    assert legend.locator("dd").nth(1).inner_text() == "meaning of F1 gland"
+
+
+def test_printing_shows_opened_rows(table: Any) -> None:
+    """On paper every row shows its pictures, whether it was open or not."""
+    table.emulate_media(media="print")
+    assert table.locator("#table-1-detail-1").is_visible()
+
+
+def test_without_scripts_all_rows_are_open(passport_file: Path, visit: Callable[..., Visit]) -> None:
+    """With scripts off pictures are simply shown, the legend opens, and there is no filter."""
+    page = visit(passport_file, java_script_enabled=False).page
+    assert page.locator("#table-1-detail-1").is_visible()
+    assert page.locator("#table-1 .filter-input").is_hidden()
+    page.locator("#table-1 .legend summary").click()
+    assert page.locator("#table-1 .legend dd").first.is_visible()
+
+
 def with_all(build: Callable[[str], Document], payloads: dict[str, str]) -> Document:
     """One document with the texts of many."""
     documents = [build(payload) for payload in payloads.values()]

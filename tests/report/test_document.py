@@ -178,6 +178,87 @@ def test_pictures_stay_with_their_labels_when_rows_go(section_of: Callable[..., 
         assert abs(np.asarray(image).mean() - int(picture.label)) < 3
 
 
+def opening_table(rows: int, opened: int) -> Table:
+    """A table of which the first rows open a picture each, all of one image."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    galleries = {
+        at: Gallery(((f"channel {at}", (Picture(pixels, f"p{at}", rng.random((4, 4))),)),), "")
+        for at in range(opened)
+    }
+    frame = pd.DataFrame({"channel": range(rows), "F1": rng.random(rows)})
+    return Table(frame, "t", galleries, {"F1": "mean F1"})
+
+
+def test_rows_open_pictures_that_stand_once(section_of: Callable[..., Document]) -> None:
+    """Every opened row is on the page; the image that they share is embedded once."""
+    page = render(section_of(opening_table(30, 24)))
+    assert page.count('class="opener"') == page.count('class="detail"') == 24
+    assert page.count("data:image/webp") == 1
+    assert page.count('aria-controls="table-1-detail-23"') == page.count('id="table-1-detail-23"') == 1
+    assert re.search(r'<button[^>]* title="mean F1">F1<', page)
+    assert "<dt>F1</dt><dd>mean F1</dd>" in page
+
+
+def test_details_of_rows_below_those_shown_are_left_out(section_of: Callable[..., Document]) -> None:
+    """A row that is not on the page opens nothing, and its pictures are not in the file."""
+    gallery = Gallery((("r", (Picture(np.zeros((4, 4, 3), np.uint8), "p"),)),), "")
+    encoded = encode(section_of(Table(pd.DataFrame({"x": range(501)}), "t", {500: gallery, 499: gallery})))
+    assert [at for at, _ in encoded.sections[0].blocks[0].details] == [499]
+
+
+def test_opened_rows_shrink_with_the_report(section_of: Callable[..., Document]) -> None:
+    """When a report must shrink, rows and the pictures that they open go from the end, each with a note."""
+    table = encode(section_of(opening_table(300, 24), opening_table(3, 1)))
+    step = Step(side=16, quality=50, rows=6, points=10, csv=10, lines=100)
+    small = degrade(table, step, 1)
+    first, second = small.sections[0].blocks
+    assert [at for at, _ in first.details] == list(range(6))
+    assert len(first.rows) == len(first.order) == 100
+    assert {
+        "100 of 300 rows are shown, to keep this file small.",
+        "6 of 24 rows open their pictures, to keep this file small.",
+    } <= set(first.notes)
+    labels = [gallery.rows[0].pictures[0].label for _, gallery in (*first.details, *second.details)]
+    assert labels == ["p0", "p1", "p2", "p3", "p4", "p5", "p0"]
+    assert len(small.album) == 1 + 6  # one image, six maps; those of the second table are the same
+    assert render(small).count('class="detail"') == 7
+
+
+def test_stored_details_name_pictures_of_the_album(section_of: Callable[..., Document]) -> None:
+    """A stored report whose opened row names a picture that is not there is refused."""
+    stored = json.loads(dumps(section_of(opening_table(2, 1))))
+    stored["sections"][0]["blocks"][0]["details"][0][1]["rows"][0]["pictures"][0]["base"] = 99
+    with pytest.raises(CorruptRunError, match="not in its album"):
+        loads(json.dumps(stored))
+
+
+def test_reports_stored_before_rows_opened_can_be_read(section_of: Callable[..., Document]) -> None:
+    """A stored table without details and meanings is a table without them."""
+    stored = json.loads(dumps(section_of(Table(pd.DataFrame({"x": [1]}), "t"))))
+    for name in ("details", "meanings"):
+        del stored["sections"][0]["blocks"][0][name]
+    assert render(loads(json.dumps(stored))) == render(section_of(Table(pd.DataFrame({"x": [1]}), "t")))
+
+
+@pytest.mark.slow
+def test_a_passport_of_512_channels_keeps_the_budget(section_of: Callable[..., Document]) -> None:
+    """512 rows of 30 columns with 72 pictures of 24 images stand whole on a page of a few megabytes."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 224, 224, 3), dtype=np.uint8)  # noise: nothing compresses less
+
+    def picture(number: int) -> Picture:
+        return Picture(images[number % 24], f"p{number}", rng.random((28, 28)))
+
+    galleries = {at: Gallery((("c", tuple(map(picture, range(at, at + 3)))),), "") for at in range(24)}
+    frame = pd.DataFrame(rng.random((512, 30)).astype(np.float32), columns=[f"column {i}" for i in range(30)])
+    page = render(section_of(Table(frame, "t", galleries, dict.fromkeys(frame.columns, "meaning"))))
+    assert size(page) < 7_500_000
+    assert page.count("data-order=") == 512 * 30
+    assert page.count('class="detail"') == 24
+    assert "Parts were reduced" not in page
+
+
 def test_a_report_within_its_budget_is_complete() -> None:
     """At exactly its own size nothing is reduced; one byte less and something is."""
     document = noisy_gallery(2)

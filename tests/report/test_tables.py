@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss_probe.report.tables import ROWS_SHOWN, encode_table, to_csv
+from wsss_probe.report.tables import EXPLAINED_ROWS_SHOWN, ROWS_SHOWN, encode_table, from_csv, to_csv
 
 
 def test_cells_are_written_for_people_and_sorted_as_numbers() -> None:
@@ -54,6 +54,29 @@ def test_long_tables_are_cut_with_a_note_and_whole_in_the_csv() -> None:
     assert table.notes == ("The first 500 of 501 rows are shown and sorted.",)
     assert len(table.csv.splitlines()) == ROWS_SHOWN + 2
     assert encode_table(pd.DataFrame({"x": range(ROWS_SHOWN)}), "").notes == ()
+
+
+def test_a_table_with_meanings_shows_all_channels_of_a_wide_layer() -> None:
+    """A table that explains its columns is there to be searched: 2048 rows stand on the page."""
+    frame = pd.DataFrame({"channel": range(EXPLAINED_ROWS_SHOWN + 1)})
+    table = encode_table(frame, "", meanings={"channel": "from 0"})
+    assert len(table.rows) == EXPLAINED_ROWS_SHOWN == 2048
+    assert table.notes == ("The first 2048 of 2049 rows are shown and sorted.",)
+
+
+def test_meanings_stand_by_column() -> None:
+    """Every column has its meaning or an empty text; a table without meanings has none at all."""
+    frame = pd.DataFrame({"a": [1], "b": [2], "c": [3]})
+    assert encode_table(frame, "", meanings={"c": "last", "a": "first"}).meanings == ("first", "", "last")
+    assert encode_table(frame, "").meanings == ()
+
+
+@pytest.mark.parametrize("text", ["=1", "'", "'a", "plain", "-tie", ""])
+def test_texts_come_back_from_csv(text: str) -> None:
+    """What keeps a text from running is taken off again, and nothing else is."""
+    written, _ = to_csv(pd.DataFrame({"x": [text]}))
+    _, row = csv.reader(io.StringIO(written.replace("\n\n", '\n""\n')))
+    assert from_csv(row[0]) == text
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
