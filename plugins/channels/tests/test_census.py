@@ -137,7 +137,7 @@ def test_clamps_are_told_from_peaks():
     maps[:, 0] = torch.sigmoid(100 * (maps[:, 0] - 0.2))
     maps[:, 1] = (20 * maps[:, 1]).clamp(max=6)
     maps[:, 2, :2] = 7  # exactly half of the cells
-    maps[:, 3] = -(maps[:, 3] - 0.3).relu()
+    maps[:, 3] = -(maps[:, 3] - 0.8).relu()
     maps[:2, 3] = 0  # a maximum of 0 is sparsity
 
     assert concluded(maps).summary["saturated"].values.tolist() == [True, True, False, False, False]
