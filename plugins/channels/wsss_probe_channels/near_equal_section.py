@@ -92,43 +92,47 @@ def _pairs_caption(summary: xr.Dataset) -> str:
     names, within = summary["class"].values, summary["within"].values
     counts = ", ".join(f"{number} for {name}" for name, number in zip(names, within, strict=True))
     what = "head weights" if summary.attrs["weights"] == "head" else "effective weights (mean gradients)"
-    note = next((f" ({text})" for text in summary["note"].values if text), "")
     return (
         f"One row per pair of channels, as in table 1 of Feng et al.; {what}. Pairs within "
         f"{summary.attrs['tolerance']:g}: {counts}; the closest {summary.sizes['pair']} are kept, and "
         "as many random pairs, whose weights differ, stand beside them; where none is within, the closest "
         "are shown. "
-        f"low, high: 95 % interval of the mean F1 over groups{note}. Independent masks have no F1 of 0: read "
+        f"low, high: 95 % interval of the mean F1 over groups{_note(summary)}. Independent masks have no F1 of 0: read "
         "expected_f1 and empty before a mean F1 near 0."
     )
+
+
+def _note(summary: xr.Dataset) -> str:
+    return next((f" ({text})" for text in summary["note"].values if text), "")
 
 
 def _networks(summary: xr.Dataset) -> Table:
     """Write near-equal against random pairs, in the audited network and the controls."""
     classes = summary["class"].values
-    frames = []
+    values = summary["value"].values.T
     audited = {
         "class": classes,
         "network": "audited",
-        **dict(zip(MEASURES, summary["value"].values.T, strict=True)),
+        **dict(zip(MEASURES[:3], values[:3], strict=True)),
         "low": summary["value_low"].values[:, 2],
         "high": summary["value_high"].values[:, 2],
         "p": summary["p"].values,
         "q": summary["q"].values,
         "n": summary["n"].values,
-        "note": summary["note"].values,
+        **dict(zip(MEASURES[3:], values[3:], strict=True)),
+        "note": "",
     }
-    frames.append(pd.DataFrame(audited))
+    frames = [pd.DataFrame(audited)]
     for row, name in enumerate(summary["control"].values if "control" in summary.dims else ()):
-        values = dict(zip(MEASURES, summary["control_value"].values[row].T, strict=True))
+        reached = dict(zip(MEASURES, summary["control_value"].values[row].T, strict=True))
         alive = bool(summary["control_alive"].values[row])
         note = "" if alive else "degenerate, counts for nothing"
-        frames.append(pd.DataFrame({"class": classes, "network": str(name), **values, "note": note}))
+        frames.append(pd.DataFrame({"class": classes, "network": str(name), **reached, "note": note}))
     table = pd.concat(frames, ignore_index=True).sort_values("class", kind="stable", ignore_index=True)
     caption = (
         "Mean F1 between the Otsu masks of two channels, over pairs and then over images (n): pairs of "
-        "near-equal weight, random pairs, and the difference with its 95 % interval over groups; "
-        "excess: the same less F1 of independent masks. p: two-sided, pairs exchanged between the "
+        "near-equal weight, random pairs, and the difference with its 95 % interval over groups"
+        f"{_note(summary)}; excess: the same less F1 of independent masks. p: two-sided, pairs exchanged between the "
         "kinds; q: Benjamini-Hochberg over classes. Every control network has its own pairs."
     )
     return Table(table, caption)

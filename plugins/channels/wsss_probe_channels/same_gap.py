@@ -41,7 +41,8 @@ class SameGap(Probe):
 
     Misleads: couples are drawn, not picked, from at most 24 images; couples that share a map or an image
     are not independent, and the interval resamples groups by the image of the first map only. Maps of
-    rectified networks share borders, so unrelated maps are not uncorrelated: hence the third map.
+    rectified networks share borders, so unrelated maps are not uncorrelated: hence the third map. Maps of
+    equal mean tend to cover equal shares of the grid, which alone raises F1: read the correlation too.
 
     Parameters
     ----------
