@@ -34,21 +34,24 @@ def slow_interval(values, choose, groups, resamples=1500):
     return found[int(0.025 * len(found))], found[int(0.975 * len(found))]
 
 
-def halves(number):
-    """Choose on the first half."""
-    choose = np.arange(number) < number // 2
+def halves(number, chosen=None):
+    """Choose on the first half, or on the first so many."""
+    choose = np.arange(number) < (number // 2 if chosen is None else chosen)
     return Halves(choose, ~choose, "")
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_it_equals_the_reference(seed):
-    """The estimate is the difference of the two means; the interval is that of resampled groups."""
+def test_it_equals_the_reference(seed, shared):
+    """The difference of means, and the interval of resampled groups, whether or not halves share groups."""
     rng = np.random.default_rng(seed)
     groups = np.array([f"g{number}" for number in np.repeat(np.arange(30), 4)])
     values = 0.5 + 0.1 * rng.normal(size=30)[np.repeat(np.arange(30), 4)] + 0.1 * rng.normal(size=120)
     values[:40] += 0.2
     values[rng.random(120) < 0.1] = np.nan
     sides = halves(120)
+    if shared:
+        sides = Halves(np.arange(120) % 4 == 0, np.arange(120) % 4 != 0, "")
 
     found = drop_interval(values, sides, groups, seed=0)
 
@@ -109,12 +112,12 @@ def test_without_a_choice_nothing_drops():
     assert ((found.low > 0) | (found.high < 0)).sum() <= 11
 
 
-@pytest.mark.parametrize(("number", "told"), [(12, True), (60, False)])
-def test_few_groups_in_either_half_are_told(number, told):
+@pytest.mark.parametrize(("chosen", "told"), [(6, True), (54, True), (30, False)])
+def test_few_groups_in_either_half_are_told(chosen, told):
     """Groups are counted in the smaller half: six there are too few, thirty are not."""
-    found = drop_interval(np.linspace(0, 1, number), halves(number), None, 0)
+    found = drop_interval(np.linspace(0, 1, 60), halves(60, chosen), None, 0)
 
-    assert found.groups == number // 2
+    assert found.groups == min(chosen, 60 - chosen)
     assert (found.note != "") is told
 
 

@@ -148,7 +148,7 @@ def table(f1):
 def test_more_images_agree_more_and_choose_better():
     """Where channels differ agreement rises and regret falls with the number of images."""
     found = table(world(0.1))
-    agreement, regret = (found[f"sample_{name}"].values[:, 0] for name in ("agreement", "regret"))
+    agreement, regret = (found[f"sample_{name}"].values[:, 0] for name in ("agreement", "regret_high"))
 
     assert found["sampled"].values.tolist() == [5, 10, 20, 40, 80]
     assert (np.diff(agreement) > 0).all()

@@ -46,10 +46,13 @@ def channel_gallery(probe: ChannelF1, summary: xr.Dataset, run: Run, position: i
     random = np.flatnonzero(summary["drawn"].values[:, position])
     rows = run.rows(probe.name)
     f1 = rows["f1"].isel({"channel": [*best, *random], "class": position}).values
-    shown = _spread(np.where(rows["area"].values[:, position] > 0, f1[:, 0], np.nan))
+    thing = probe.targets(run.survey.mask_classes)[position].position
+    leader, shown = _images(summary, rows, thing)
+    if not shown:  # the class itself is nowhere, what is left without it may be
+        leader, shown = _images(summary, rows, position)
     names = [
         *(f"channel {channel}" for channel in best),
-        *(f"random channel {channel}" for channel in random),
+        *(f"random {channel}" for channel in random),
     ]
     labels = [[f"{name}, {_score(value)}" for name, value in zip(names, f1[i], strict=True)] for i in shown]
     strips = [
@@ -61,10 +64,23 @@ def channel_gallery(probe: ChannelF1, summary: xr.Dataset, run: Run, position: i
     name = str(summary["class"].values[position])
     caption = (
         f"Class {name}: the {len(best)} best channels of {probe.layer} beside {len(random)} drawn at random "
-        f"among its living channels, on the images where channel {best[0]} has its lower quartile, its "
-        "median and its best F1 (images with the class); outline: the class."
+        f"among its living channels, on the images where {leader} is at its lower quartile, its median and "
+        "its best; outline: the class."
     )
     return Gallery(tuple(strips), caption)
+
+
+def _images(summary: xr.Dataset, rows: xr.Dataset, position: int) -> tuple[str, list[int]]:
+    """Images with a class over the range of its best channel's F1, and that channel in words.
+
+    A class and what is left without it are shown on the same images.
+    """
+    best = top_channels(summary, position, 1)
+    if not len(best):
+        return "", []
+    f1 = rows["f1"].isel({"channel": int(best[0]), "class": position}).values
+    shown = _spread(np.where(rows["area"].values[:, position] > 0, f1, np.nan))
+    return f"F1 of channel {best[0]} with {summary['class'].values[position]}", shown
 
 
 def _score(value: float) -> str:

@@ -13,7 +13,7 @@ from wsss_probe.report.figures import interval_plot
 from wsss_probe.statistics import FEW_GROUPS
 from wsss_probe_channels.curve import control_range, score_curve
 from wsss_probe_channels.gallery import channel_gallery
-from wsss_probe_channels.sample_size_section import sample_size_figure, sample_size_frame
+from wsss_probe_channels.sample_size_section import sample_size_figure
 from wsss_probe_channels.table import INTERVALS, RANDOM, top_channels
 
 if TYPE_CHECKING:
@@ -44,20 +44,7 @@ MEANINGS = {
     "defined": "images where F1 is defined",
     "groups": "independent groups with such an image",
     "degenerate": "images whose map is constant or not finite",
-}
-
-SAMPLES_CAPTION = (
-    "What samples of m images say, beside the images of other groups: medians of 20 draws; low and high, the "
-    "10th and 90th percentile over draws. Controls: see controls_low and controls_high."
-)
-SAMPLES = {
-    "images": "images in the sample",
-    "agreement": "Spearman's rank correlation over channels of the mean F1, sample against the rest",
-    "regret": "best mean F1 in the rest minus that of the channel which is best in the sample",
-    "blind_regret": "the same for a channel drawn at random",
-    "draws": "draws in which the class is in the sample and in the rest",
-    "controls_low": "smallest median agreement of a living control",
-    "controls_high": "largest median agreement of a living control",
+    "note": f"unreliable: the interval rests on fewer than {FEW_GROUPS} groups and is too narrow",
 }
 
 
@@ -86,10 +73,9 @@ def sections(probe: ChannelF1, summary: xr.Dataset, run: Run) -> Iterable[Sectio
         *(gallery for gallery in galleries if gallery is not None),
     ]
     yield Section("channels", f"Channels of {probe.layer} against the masks", tuple(blocks))
-    chance: list[Block] = [_controls(summary, classes)]
     figure = sample_size_figure(summary, probe.layer, classes)
-    if figure is not None:
-        chance += [figure, Table(sample_size_frame(summary, classes), SAMPLES_CAPTION, meanings=SAMPLES)]
+    chance: list[Block] = [_controls(summary, classes)]
+    chance += [] if figure is None else [figure]
     yield Section("chance", f"Best channel of {probe.layer} beside its controls", tuple(chance))
 
 
@@ -136,7 +122,7 @@ def _few(groups: np.ndarray) -> str:
 def _reliability(groups: np.ndarray, low: np.ndarray) -> list[str]:
     """Mark each interval that rests on few groups; nothing where there is no interval."""
     few = (groups < FEW_GROUPS) & np.isfinite(low)
-    return [f"unreliable: fewer than {FEW_GROUPS} groups" if mark else "" for mark in few]
+    return ["unreliable" if mark else "" for mark in few]
 
 
 def _with_line(figure: dict[str, Any], baseline: float) -> dict[str, Any]:
