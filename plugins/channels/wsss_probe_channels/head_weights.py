@@ -250,7 +250,7 @@ def _attributes(probe: HeadWeights, run: Run, matched: Correspondence, summary: 
         "reasons": dict(matched.reasons),
         "correspondence": matched.words,
         "classes with weights": [run.survey.classes[c] for c in known],
-        "head": run.survey.head.reason or f"linear at {run.survey.head.layer}",
+        "head": run.survey.head.reason or f"the head is linear at {run.survey.head.layer}",
         "n": images,
         "relative_spread": _relative_spread(summary),
     }

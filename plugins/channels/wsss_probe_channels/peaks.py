@@ -168,7 +168,7 @@ class Peaks(Probe):
             "row": (by_channel, _array(row)),
             "column": (by_channel, _array(column)),
             "inside": ((*by_channel, "class"), _array(hit)),
-            "area": (("image", "class"), _array(inside.sum(2).double() / known.sum(2))),
+            "area": (("image", "class"), _array(inside.float().sum(2).double() / known.float().sum(2))),
         }
         sums = {"live": ~found.dead, "dead": found.dead, "tied": found.tied}
         counts = {n: ("channel", (v & readable).sum(0).cpu().numpy()) for n, v in sums.items()}

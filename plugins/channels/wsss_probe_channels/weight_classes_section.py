@@ -207,7 +207,7 @@ def _points(probe: WeightClasses, summary: xr.Dataset, run: Run) -> list[Gallery
         pictures = [Picture(pixels, f"image and {targets[0]}", outline=outlines[0])]
         for j, member in enumerate(members):
             drawn = point_plot(pixels, row[index, member], column[index, member], _INKS[j % len(_INKS)])
-            label = f"maxima of {int(np.isfinite(row[index, member]).sum())} channels for {names[j]}"
+            label = f"{names[j]}: {int(np.isfinite(row[index, member]).sum())} maxima"
             pictures.append(Picture(drawn, label, outline=outlines[j]))
         strips.append((str(run.images["name"].iloc[index]), tuple(pictures)))
     return [Gallery(tuple(strips), _points_caption(summary, len(strips)))] if strips else []
