@@ -473,6 +473,22 @@ def test_few_groups_take_the_verdict():
     assert np.isnan(single.interval).all()
 
 
+def test_a_correlation_that_rests_on_one_group_takes_the_verdict():
+    """Where one image of twelve makes the correlation and the others its reverse, the interval holds 0."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(2, 40))
+    f1 = 0.5 - 0.005 * weight[0] + 0.001 * rng.normal(size=(12, 40))
+    f1[0] = 0.5 + 0.2 * weight[0]
+    control = network(5, scene(5, effect=0))
+
+    run = network(made=(f1, np.ones((12, 40)), weight), controls=(control,), groups=np.arange(12))
+    finding = concluded(run)[0].findings[0]
+
+    assert finding.effect > 0.9
+    assert finding.interval[0] < 0 < finding.interval[1]
+    assert finding.verdict == "notice"
+
+
 def test_a_head_that_is_not_linear_is_named():
     """Effective weights are called so; controls have their own, of the classes that were asked for."""
     f1, pooled, weight = scene()

@@ -228,9 +228,8 @@ class PermutedNull(Probe):
         targets = targets_of(batch.mask_classes, self.complements)
         table = batch.tables[null_name(self.layer)]
         cells = table["cells"].values
-        given = donors(self.seed, table["group"].values, known_masks(cells), self.permutations)[
-            :, batch.indices
-        ]
+        given = donors(self.seed, table["group"].values, known_masks(cells), self.permutations)
+        given = given[:, batch.indices]
         device = batch.masks.device
 
         def masks_of(part: slice) -> Tensor:

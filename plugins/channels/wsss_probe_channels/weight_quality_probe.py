@@ -45,7 +45,7 @@ class WeightQuality(Probe):
 
     For every class of the network that is a target of the masks: Spearman's rho and Kendall's tau-b between
     mean F1 with the target and four predictors: w, |w|, w less the mean of the other classes' weights,
-    and w times the mean activation. Feng et al., section 3, argue from single channels that weights say
+    and w times the mean activation. Feng et al., sections 2.5 and 3, argue from examples that weights say
     little of what a channel shows; this is the number for all of them. The interval resamples groups of
     images and ranks anew; p exchanges the channels (two-sided), q is by Benjamini and Hochberg over
     predictors and classes.

@@ -24,7 +24,7 @@ LEVEL, FEW_GROUPS = 0.05, 10
 DEFINITION = (
     "Spearman's rho and Kendall's tau-b across the channels of the layer between a predictor and the mean "
     "over images of channel-F1 with the class (Feng, Hafiane, Laurent, Weakly Supervised Segmentation of "
-    "Histopathology Images, sections 2.6 and 3). Interval: groups of images resampled, means and ranks taken "
+    "Histopathology Images, sections 2.5 and 3). Interval: groups of images resampled, means and ranks taken "
     "anew. p: channels exchanged, two-sided; q: Benjamini-Hochberg over predictors and classes."
 )
 
