@@ -268,6 +268,8 @@ SHOWN = (
         ("black and white = −7", [3]),
         ("black and white != −7 & channel < 5", [0, 1, 2, 4]),
         ('sign = "only gland" and channel < 4', [1, 3]),
+        ("sign = only gland and channel < 4", [1, 3]),
+        ("channel < 4; sign ≠ only gland", [0, 2]),
         ("sign = tie and channel < 4", [0, 2]),
         ("sign = only and channel < 4", []),
         ("sign > 3", []),

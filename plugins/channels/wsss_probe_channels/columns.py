@@ -24,8 +24,8 @@ MANY: Final = 6
 """With more classes than this a channel's leading class stands for all: a table of hundreds of columns
 is read by nobody."""
 
-_INTERVAL: Final = (
-    "Ends of its 95 % interval over independent groups; it does not pay for choosing the channel."
+_END: Final = (
+    "{} end of the 95 % interval of F1 {{}} over independent groups, as if the channel had been named before."
 )
 
 
@@ -182,8 +182,8 @@ def _f1(told: _Told) -> Iterator[ChannelColumn]:
 
 def _interval_and_rank(coarse: xr.Dataset, classes: Sequence[str]) -> Iterator[ChannelColumn]:
     meanings = {
-        "low": ("F1 {} low", _INTERVAL),
-        "high": ("F1 {} high", _INTERVAL),
+        "low": ("F1 {} low", _END.format("Lower")),
+        "high": ("F1 {} high", _END.format("Upper")),
         "rank": ("rank {}", "Rank of F1 {} among the layer's channels, 1 is the largest; equals share it."),
     }
     for at, (variable, (header, meaning)) in enumerate(meanings.items(), start=1):

@@ -150,12 +150,13 @@
   function parse(query, names) {
     const escaped = names.filter(Boolean).map((name) => name.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
     const known = escaped.sort((a, b) => b.length - a.length).join("|");
-    const pattern = new RegExp(`(?<![\\p{L}\\p{N}_])(${known})\\s*(<=|>=|!=|==|[<>=≤≥≠])\\s*("[^"]*"|[^\\s;&]*)`, "giu");
+    const equal = String.raw`(!=|==|[=≠])\s*("[^"]*"|.*?)(?=\s+and\s|\s*[;&]|,\s|,?\s*$)`;
+    const pattern = new RegExp(String.raw`(?<![\p{L}\p{N}_])(${known})\s*(?:${equal}|(<=|>=|[<>≤≥])\s*([^\s;&]*))`, "giu");
     const tests = [];
-    const rest = query.replace(pattern, (_whole, name, sign, given) => {
-      const value = given.replace(/^"|"$|,$/g, ""), wanted = Number(plain(value).replace(",", ".") || NaN);
+    const rest = query.replace(pattern, (_whole, name, same, text, sign, size) => {
+      const value = (text ?? size).replace(/^"|"$|,$/g, ""), wanted = Number(plain(value).replace(",", ".") || NaN);
       const column = names.findIndex((other) => other.toLowerCase() === name.toLowerCase());
-      const holds = OPERATORS[ASCII[sign] ?? sign];
+      const holds = OPERATORS[ASCII[same ?? sign] ?? same ?? sign];
       if (value) tests.push((row) => row.cells[column].title !== "undefined" && holds(row.cells[column], value, wanted));
       return "\n";
     });
