@@ -198,7 +198,8 @@ def _divided(counted: Histogram, place: np.ndarray, inside: np.ndarray, borders:
     """
     seen, regular = _vernier(counted, place)
     # a part counts as far as it lies below the largest value
-    width = np.maximum(np.diff(borders), np.finfo(np.float64).tiny)
+    width = np.diff(borders)
+    width[width == 0] = 1  # the bin of zero
     reach = np.nan_to_num((counted.maximum[:, None] - borders[:, :-1]) / width).clip(0, 1)
     others = ((seen.sum(axis=1) - inside) / _PARTS).clip(0)
     own = (seen - (others + np.sqrt(others))[:, None]).clip(0) * (reach > 0)
