@@ -97,8 +97,8 @@ def _pairs_caption(summary: xr.Dataset) -> str:
         f"{summary.attrs['tolerance']:g}: {counts}; the closest {summary.sizes['pair']} are kept, and "
         "as many random pairs, whose weights differ, stand beside them; where none is within, the closest "
         "are shown. "
-        f"low, high: 95 % interval of the mean F1 over groups{_note(summary)}. Independent masks have no F1 of 0: read "
-        "expected_f1 and empty before a mean F1 near 0."
+        f"low, high: 95 % interval of the mean F1 over groups{_note(summary)}. Independent masks have "
+        "no F1 of 0: read expected_f1 and empty before a mean F1 near 0."
     )
 
 
@@ -132,8 +132,8 @@ def _networks(summary: xr.Dataset) -> Table:
     caption = (
         "Mean F1 between the Otsu masks of two channels, over pairs and then over images (n): pairs of "
         "near-equal weight, random pairs, and the difference with its 95 % interval over groups"
-        f"{_note(summary)}; excess: the same less F1 of independent masks. p: two-sided, pairs exchanged between the "
-        "kinds; q: Benjamini-Hochberg over classes. Every control network has its own pairs."
+        f"{_note(summary)}; excess: the same less F1 of independent masks. p: two-sided, pairs exchanged "
+        "between the kinds; q: Benjamini-Hochberg over classes. Every control network has its own pairs."
     )
     return Table(table, caption)
 
