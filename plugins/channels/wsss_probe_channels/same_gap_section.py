@@ -85,8 +85,8 @@ def _table(summary: xr.Dataset) -> Table:
         f"Couples of maps of {summary.attrs['shown']} images whose pooled values agree within "
         f"{summary.attrs['tolerance']:g} of the larger, and the same first maps with a third whose "
         "value does not agree. low, high: 95 % interval of the difference over groups of the first image"
-        f"{note}. F1 rises with the "
-        "share of the grid that both masks cover, and equal means go with equal shares: read the correlation as well."
+        f"{note}. F1 rises with the share of the grid that both masks cover, and equal means go with equal "
+        "shares: read the correlation as well."
     )
     return Table(frame, caption, meanings=MEANINGS)
 
