@@ -11,6 +11,8 @@ import torch
 import xarray as xr
 
 from wsss_probe import (
+    ChannelColumn,
+    ChannelColumns,
     Conclusion,
     DefinitionCard,
     Explainer,
@@ -22,7 +24,7 @@ from wsss_probe import (
     Text,
 )
 from wsss_probe.errors import UsageError
-from wsss_probe.testing import ExplainerSuite, ProbeSuite, make_scene, run_in_memory
+from wsss_probe.testing import ChannelColumnsSuite, ExplainerSuite, ProbeSuite, make_scene, run_in_memory
 from wsss_probe.testing.models import branched, inplace, planted_gap, reused
 from wsss_probe.testing.runs import observe
 
@@ -345,6 +347,128 @@ class TestProbeSuiteCatches:
         probe.options = {"sizes": {1, 2}}
 
         assert failing(ProbeSuite, probe=probe) == {"test_is_complete"}
+
+
+class Energies(ChannelColumns):
+    """The energy that an earlier probe concluded, by channel."""
+
+    name = "energies"
+
+    def columns(self, run, layer):
+        """Read the summary of this layer."""
+        name = f"energy@{layer}"
+        if name not in run.summary_names:
+            return
+        yield ChannelColumn("energy", run.summary(name)["mean"].values, "Mean square, n = 6; no control.")
+
+
+ENERGIES = {"energy@features": xr.Dataset({"mean": ("channel", np.arange(8.0))})}
+
+
+class TestEnergies(ChannelColumnsSuite):
+    """Correct columns pass the whole suite."""
+
+    columns = Energies()
+    tables = ENERGIES
+
+
+class Silent(Energies):
+    """Knows nothing, whatever there is."""
+
+    def columns(self, run, layer):
+        return ()
+
+
+class Short(Energies):
+    """Leaves out the last channel."""
+
+    def columns(self, run, layer):
+        return [ChannelColumn("energy", [1.0] * 7, "m")] if layer == "features" else []
+
+
+class Undefined(Energies):
+    """Knows no value."""
+
+    def columns(self, run, layer):
+        return [ChannelColumn("x", [np.nan] * run.survey.layers[layer].shape[0], "m")]
+
+
+class Twins(Energies):
+    """Gives one name to two columns."""
+
+    def columns(self, run, layer):
+        return [*super().columns(run, layer)] * 2
+
+
+class Random(Energies):
+    """Draws from the global state."""
+
+    def columns(self, run, layer):
+        values = np.random.random(run.survey.layers[layer].shape[0])
+        return [ChannelColumn("x", values, "m")]
+
+
+class Demanding(Energies):
+    """Takes the summary for granted."""
+
+    def columns(self, run, layer):
+        run.summary("energy@features")
+        return super().columns(run, layer)
+
+
+class Controlled(Energies):
+    """Takes a control for granted."""
+
+    def columns(self, run, layer):
+        assert run.controls[0].name
+        return super().columns(run, layer)
+
+
+class Averaging(Energies):
+    """Averages over nothing when no image was readable."""
+
+    def columns(self, run, layer):
+        return [ChannelColumn("x", np.nanmean(run.pooled(layer).values, axis=0), "m")]
+
+
+class Remembering(Energies):
+    """Stores what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def columns(self, run, layer):
+        self.asked.append(layer)
+        return super().columns(run, layer)
+
+
+class Nameless(Energies):
+    """Has no name that can be used."""
+
+    name = "Some Energies"
+
+
+class TestChannelColumnsSuiteCatches:
+    @pytest.mark.parametrize(
+        ("columns", "caught"),
+        [
+            (Silent(), {"test_says_something", "test_says_something_without_controls"}),
+            (Short(), {name for name in dir(ChannelColumnsSuite) if "complete" not in name}),
+            (Undefined(), {"test_says_something"}),
+            (Twins(), {"test_names_are_unique_within_a_layer"}),
+            (Random(), {"test_is_deterministic", "test_leaves_everything_as_it_is"}),
+            (Demanding(), {"test_knows_nothing_without_tables"}),
+            (Controlled(), {"test_says_something_without_controls"}),
+            (Averaging(), {"test_takes_a_run_without_a_readable_image"}),
+            (Remembering(), {"test_leaves_everything_as_it_is"}),
+            (Nameless(), {"test_is_complete"}),
+        ],
+    )
+    def test_broken_columns(self, columns, caught):
+        """Each kind of break of the contract fails the tests that are about it, and no other."""
+        failed = failing(ChannelColumnsSuite, columns=columns, tables=ENERGIES)
+
+        assert failed == {name for name in caught if name.startswith("test_")}
 
 
 class TestScene:
