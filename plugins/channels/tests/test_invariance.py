@@ -242,6 +242,7 @@ def slow_shift(network, image, pixels, offset):
         ((2, 2), (2, 2), (1, 1), (1, 1), (0.5, 0.5)),  # 8 x 12 cells: an eighth is one
         ((1, 2), (2, 2), (2, 1), (0, 1), (0, 0.5)),  # 16 x 12 cells; a row has no half
         ((4, 1), (4, 3), (1, 3), (2, 0), (0.5, 0)),  # 4 x 24 cells
+        ((1, 3), (2, 3), (2, 1), (0, 1), (0, 1 / 3)),  # half of three pixels is one, a third of a cell
     ],
 )
 def test_shifts_equal_loops(stride, pixels, offset, half, half_offset):
@@ -439,6 +440,17 @@ def test_dead_and_broken_maps_have_no_iou_and_are_counted():
     assert np.isnan(summary["stability"].values[1])
 
 
+@pytest.mark.parametrize("dead", ["before", "after"])
+def test_a_map_that_dies_when_it_is_moved_has_no_iou(dead):
+    """One constant map of the two is enough to have no IoU, rather than one of 0."""
+    images = pictures(2)
+    maps, again = (images, torch.zeros_like) if dead == "after" else (0 * images, lambda moved: moved)
+
+    seen = follow(images, maps, again, motions((16, 24), (16, 24), 1))
+
+    assert seen.iou.isnan().all()
+
+
 def test_an_all_dead_layer_is_said_to_be():
     """A layer without a live map gives a statement and a section, and no numbers."""
     own, run = surveyed(scene_of(conv([[[0.0]]]), pictures()), controls=1)
@@ -495,9 +507,9 @@ def test_the_best_channels_by_f1_are_named():
         masks[index, row : row + 6, column : column + 7] = 0
     images[:, 0] = (masks == 0).float()
     images += 0.05 * pictures(12)
-    kernels = torch.zeros(6, 3, 3)
+    kernels = torch.zeros(16, 3, 3)
     kernels[:, 1, 1] = 1
-    kernels[1:] += torch.randn(5, 3, 3, generator=torch.Generator().manual_seed(2))
+    kernels[1:] += torch.randn(15, 3, 3, generator=torch.Generator().manual_seed(2))
     scene = scene_of(conv(kernels), images, masks)
     f1 = ChannelF1(layer="maps")
     first = run_in_memory([f1, probe], scene, controls=2)
@@ -507,7 +519,9 @@ def test_the_best_channels_by_f1_are_named():
     conclusion = run.concluded(probe)
     shown = check_sections(probe.sections(conclusion.summary, run), probe.name)
 
-    assert 0 in np.flatnonzero(conclusion.summary["best"].values)
+    means = run.rows(f1.name)["f1"].mean("image").values
+    wanted = {k for c in range(means.shape[1]) for k in sorted(range(16), key=lambda k: -means[k, c])[:3]}
+    assert set(np.flatnonzero(conclusion.summary["best"].values)) == wanted
     assert "best channels by channel-F1 (0, " in conclusion.findings[0].statement
     assert "to the mean of all live channels" in conclusion.findings[0].statement
     assert not alone.summary["best"].values.any()
@@ -575,6 +589,17 @@ def test_few_groups_make_the_interval_unreliable():
 
     assert finding.groups == 4
     assert "unreliable" in finding.statement
+
+
+def test_groups_are_those_of_the_moved_images():
+    """Where some images are moved, the interval resamples their groups and no others."""
+    own, run = surveyed(scene_of(conv(SYMMETRIC), pictures(10)), images=4)
+    groups = np.array([f"patient {i // 2}" for i in range(10)])
+
+    finding = replace(run, groups=groups).concluded(own).findings[0]
+
+    assert finding.groups == len(set(groups[chosen_images(10, 4, 0)]))
+    assert finding.n == 4
 
 
 def test_the_statement_names_numbers_that_can_be_checked():
