@@ -11,7 +11,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from wsss_probe_channels import ChannelF1
+from wsss_probe_channels import ChannelF1, fine
 from wsss_probe_channels.fine import ChannelF1Fine, chosen_channels
 from wsss_probe_channels.fine_conclusion import rank_agreement
 from wsss_probe_channels.table import channel_table
@@ -189,13 +189,13 @@ def test_all_channels_are_those_of_the_screen_at_mask_resolution(made):
     masks, maps = noisy_plant(made)
     probe = ChannelF1Fine("conv", channels=0)
 
-    fine = concluded(make_run(made, maps, masks, probe=probe), probe).summary
+    summary = concluded(make_run(made, maps, masks, probe=probe), probe).summary
     screen = ChannelF1("conv", resolution="mask")
     at_masks = screen.conclude(made.run(maps, masks, probe=screen)).summary
 
-    np.testing.assert_allclose(fine["mean_f1"].values, at_masks["mean_f1"].values, rtol=1e-12)
-    assert fine["best_channel"].values.tolist() == at_masks["best_channel"].values.tolist()
-    np.testing.assert_allclose(fine["best_f1"].values, at_masks["best_f1"].values, rtol=1e-12)
+    np.testing.assert_allclose(summary["mean_f1"].values, at_masks["mean_f1"].values, rtol=1e-12)
+    assert summary["best_channel"].values.tolist() == at_masks["best_channel"].values.tolist()
+    np.testing.assert_allclose(summary["best_f1"].values, at_masks["best_f1"].values, rtol=1e-12)
 
 
 # -- which channels ----------------------------------------------------------------------------
@@ -245,6 +245,16 @@ def test_places_have_a_fixed_size(made):
     assert rows["place"].values.tolist() == chosen + [-1 - index for index in range(8 - len(chosen))]
     assert rows["f1"].isel(place=slice(len(chosen), None)).isnull().all()
     assert rows["f1"].isel(place=slice(len(chosen))).notnull().all()
+
+
+def test_a_few_channels_at_a_time_are_the_same(made, monkeypatch):
+    """Screening channel by channel, to bound the memory, gives the very same rows."""
+    masks, maps = noisy_plant(made, images=6)
+    table, probe = coarse_of(made, maps, masks), ChannelF1Fine("conv", channels=3)
+    together = rows_of(made, maps, masks, probe=probe, table=table)
+    monkeypatch.setattr(fine, "_CELLS", 1)
+
+    assert rows_of(made, maps, masks, probe=probe, table=table).identical(together)
 
 
 def test_a_control_screens_its_own_best(made):

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from wsss_probe import Conclusion, Needs, Observation, Probe
 from wsss_probe.errors import UsageError
-from wsss_probe.overlap import f1
+from wsss_probe.overlap import f1, majority_mask
 from wsss_probe_channels.evidence import evidence_layers
 from wsss_probe_channels.fine_conclusion import conclude
 from wsss_probe_channels.fine_section import sections
 from wsss_probe_channels.intensity import intensity_f1, rule_names
-from wsss_probe_channels.screen import Resolution, Screen, screen
+from wsss_probe_channels.screen import Resolution, screen
 from wsss_probe_channels.table import top_channels
 from wsss_probe_channels.targets import Complements, MaskTarget, planes, targets_of
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from wsss_probe.contracts import Run
 
 __all__ = ["ChannelF1Fine", "chosen_channels"]
+
+_CELLS = 1 << 22
+"""Map cells that are resized and thresholded at once: 16 MiB of float32."""
 
 
 @final
@@ -125,23 +128,24 @@ class ChannelF1Fine(Probe):
         if batch.masks is None:
             return None
         targets = targets_of(batch.mask_classes, self.complements)
-        chosen = chosen_channels(
-            batch.tables[self.coarse], [target.name for target in targets], self.channels
-        )
-        maps, resolution = batch.activations[self.layer], Resolution(self.resolution)
-        # Where nothing can be chosen one channel is screened all the same: it brings the masks to the grid
-        seen = screen(_taken(maps, chosen if len(chosen) else [0]), batch.masks, targets, resolution)
-        plain = intensity_f1(batch.images, seen.masks, targets, resolution.grid(maps, batch.masks))
+        names = [target.name for target in targets]
+        chosen = chosen_channels(batch.tables[self.coarse], names, self.channels)
+        maps = batch.activations[self.layer]
+        grid = Resolution(self.resolution).grid(maps, batch.masks)
+        masks = _on_grid(batch.masks, grid)
         places = self._places(maps.shape[1], len(targets))
         rows = xr.Dataset(
             {
-                "f1": (("image", "place", "class"), _placed(seen, len(chosen), places)),
-                "area": (("image", "class"), _array(_area(seen.masks, targets))),
-                "intensity_f1": (("image", "rule", "class"), _array(plain)),
+                "f1": (("image", "place", "class"), _f1_by_place(maps, chosen, places, (masks, targets))),
+                "area": (("image", "class"), _array(_area(masks, targets))),
+                "intensity_f1": (
+                    ("image", "rule", "class"),
+                    _array(intensity_f1(batch.images, masks, targets, grid)),
+                ),
             },
             coords={
                 "place": np.concatenate([chosen, -1 - np.arange(places - len(chosen))]),
-                "class": np.array([target.name for target in targets], dtype=object),
+                "class": np.array(names, dtype=object),
                 "rule": np.array(rule_names(batch.images.shape[1]), dtype=object),
             },
         )
@@ -194,16 +198,33 @@ def chosen_channels(table: xr.Dataset, targets: Sequence[str], number: int) -> n
     return np.unique(np.concatenate(best)).astype(np.int64)
 
 
-def _taken(maps: Tensor, channels: Sequence[int] | np.ndarray) -> Tensor:
-    return maps[:, torch.as_tensor(np.asarray(channels), device=maps.device)]
+def _on_grid(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Masks on the grid of the comparison; every class that occurs takes part in the majority."""
+    return masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, int(masks.max()) + 1)
 
 
-def _placed(seen: Screen, number: int, places: int) -> np.ndarray:
-    """F1 of the chosen channels in the first places, NaN for degenerate maps and in the others."""
-    scores = f1(seen.counts).masked_fill(seen.threshold.isnan().unsqueeze(-1), torch.nan)[:, :number]
-    placed = np.full((len(scores), places, scores.shape[2]), np.nan, dtype=np.float32)
-    placed[:, :number] = _array(scores)
+def _f1_by_place(
+    maps: Tensor, chosen: np.ndarray, places: int, truth: tuple[Tensor, Sequence[MaskTarget]]
+) -> np.ndarray:
+    """F1 of the chosen channels with masks and targets, in the first places; NaN in the others.
+
+    A few channels at a time, whose small results are copied out before the next: results that stayed
+    between the large blocks would keep the allocator from using those again, and memory would grow with the
+    number of channels.
+    """
+    masks, targets = truth
+    placed = np.full((len(maps), places, len(targets)), np.nan, dtype=np.float32)
+    width = max(1, _CELLS // masks.numel())
+    for start in range(0, len(chosen), width):
+        part = torch.as_tensor(chosen[start : start + width], device=maps.device)
+        placed[:, start : start + len(part)] = _f1(maps[:, part], masks, targets)
     return placed
+
+
+def _f1(maps: Tensor, masks: Tensor, targets: Sequence[MaskTarget]) -> np.ndarray:
+    """F1 (image, channel, target) of maps that are resized to the masks' grid; NaN for degenerate maps."""
+    seen = screen(maps, masks, targets, Resolution("mask"))
+    return _array(f1(seen.counts).masked_fill(seen.threshold.isnan().unsqueeze(-1), torch.nan))
 
 
 def _area(masks: Tensor, targets: Sequence[MaskTarget]) -> Tensor:
