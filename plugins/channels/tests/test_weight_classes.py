@@ -242,8 +242,9 @@ def test_a_control_that_does_as_well_takes_the_verdict(made):
     """One living control with the same maps and weights is enough."""
     maps, masks, weight = planted(made)
     twin = net(made, maps, masks, weight, name="shuffled-9")
+    others = noise_controls(made, masks)
 
-    conclusion = concluded(finished(made, maps, masks, weight, controls=(twin,)))
+    conclusion = concluded(finished(made, maps, masks, weight, controls=(twin, *others)))
 
     assert set(verdicts(conclusion).values()) == {"notice"}
     row = conclusion.summary
@@ -291,17 +292,17 @@ def test_more_classes_than_targets(made):
     """Three classes of which two have masks: two are scored, and the third is where weights may cross to."""
     maps, masks, weight = planted(made)
     masks = torch.where((masks == -2) & (torch.arange(32) < 6), 1, masks)
-    weight = np.vstack([weight, np.full(25, -1.0)])
-    weight[2, :2] = 9.0
-    run = finished(
-        made, maps, masks, weight, mask_classes=("gland", "vessel"), classes=("Vessel", "gland", "fat")
-    )
+    weight = np.vstack([np.full(25, -1.0), weight])
+    weight[0, :2] = 9.0
+    classes = ("fat", "Vessel", "gland")
+    run = finished(made, maps, masks, weight, mask_classes=("gland", "vessel"), classes=classes)
 
     summary = concluded(run).summary
 
     assert summary["class"].values.tolist() == ["Vessel", "gland"]
-    assert summary["larger_weight"].values.tolist() == ["Vessel", "gland", "fat", "none"]
+    assert summary["larger_weight"].values.tolist() == ["fat", "Vessel", "gland", "none"]
     assert summary["contingency"].sel({"screened": "gland", "larger_weight": "fat"}).item() == 2
+    assert summary["screened_class"].values[:8].tolist() == [2] * 8  # positions of the network's classes
 
 
 def test_a_single_logit_has_one_class(made):
