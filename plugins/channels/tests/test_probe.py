@@ -407,7 +407,8 @@ def test_unknown_complements_are_refused():
 
 
 @pytest.mark.parametrize(
-    "case", ["one channel", "non-square maps", "one input channel", "all dead", "constant masks"]
+    "case",
+    ["one channel", "non-square maps", "one input channel", "all dead", "constant masks", "multi-label"],
 )
 def test_unusual_shapes_reach_the_report(case, made):
     """One channel, maps of other sides, grey input, dead layers and constant masks are shown, not refused."""
@@ -422,6 +423,7 @@ def test_unusual_shapes_reach_the_report(case, made):
         masks[:] = 0
     auto = ChannelF1(layer="conv")
     run = made.run(maps, masks, probe=auto, inputs=1 if case == "one input channel" else 3)
+    run = made.replace(run, survey=made.replace(run.survey, multilabel=case == "multi-label"))
 
     summary = concluded(run, auto).summary
     shown = check_sections(auto.sections(summary, run), auto.name)
