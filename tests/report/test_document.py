@@ -225,6 +225,13 @@ def test_opened_rows_shrink_with_the_report(section_of: Callable[..., Document])
     assert render(small).count('class="detail"') == 7
 
 
+def test_a_row_that_is_cut_opens_nothing(section_of: Callable[..., Document]) -> None:
+    """Pictures of rows that had to go are not in the file either."""
+    step = Step(side=16, quality=50, rows=6, points=10, csv=10, lines=4)
+    (table,) = degrade(encode(section_of(opening_table(30, 24))), step, 1).sections[0].blocks
+    assert [at for at, _ in table.details] == list(range(len(table.rows))) == [0, 1, 2, 3]
+
+
 def test_stored_details_name_pictures_of_the_album(section_of: Callable[..., Document]) -> None:
     """A stored report whose opened row names a picture that is not there is refused."""
     stored = json.loads(dumps(section_of(opening_table(2, 1))))

@@ -293,17 +293,16 @@ def _ablation(told: _Told) -> Iterator[ChannelColumn]:
     table = told.summary("ablation")
     number = _values(table, "n")
     n = "" if number is None else f", mean over n = {int(number)} images"
+    control = "Controls: see the section on ablation." if "control" in table.dims else "No control was run."
     meaning = (
         f"Change of the logit {{}} when the channel is set to zero{n}. One channel at a time: what others "
-        "also say is not missed. No control."
+        f"also say is not missed. {control}"
     )
     effect = _values(table, "logit_zero", "channel", "class")
     yield from _ByClass("without: {}", meaning, 40).columns(effect, _classes(table))
     accuracy = _values(table, "accuracy_zero", "channel")
     if accuracy is not None:
-        said = (
-            f"Accuracy, or its change, when the channel is set to zero{n}; labelled images only. No control."
-        )
+        said = f"Change of accuracy when the channel is set to zero, over labelled images. {control}"
         yield ChannelColumn("without: accuracy", accuracy.tolist(), said, 41)
 
 

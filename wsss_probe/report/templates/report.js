@@ -146,10 +146,8 @@
   const ASCII = { "≤": "<=", "≥": ">=", "≠": "!=", "==": "=" };
   const plain = (text) => text.trim().toLowerCase().replaceAll("−", "-");
 
-  // Names stand longest first in the pattern, so that "F1 gland fine" is not taken for "F1 gland".
   function parse(query, names) {
-    const escaped = names.filter(Boolean).map((name) => name.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"));
-    const known = escaped.sort((a, b) => b.length - a.length).join("|");
+    const known = names.filter(Boolean).map((name) => name.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")).join("|");
     const equal = String.raw`(!=|==|[=≠])\s*("[^"]*"|.*?)(?=\s+and\s|\s*[;&]|,\s|,?\s*$)`;
     const pattern = new RegExp(String.raw`(?<![\p{L}\p{N}_])(${known})\s*(?:${equal}|(<=|>=|[<>≤≥])\s*([^\s;&]*))`, "giu");
     const tests = [];
