@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "FEW_GROUPS",
     "Interval",
     "Permutation",
     "accuracy",

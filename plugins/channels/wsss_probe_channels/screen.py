@@ -21,8 +21,8 @@ from wsss_probe_channels.targets import MaskTarget, target_counts
 
 __all__ = ["Resolution", "Screen", "screen"]
 
-_CHUNK = 1 << 24
-"""Map cells that are resized and thresholded at once: 64 MiB of float32."""
+_CHUNK = 1 << 22
+"""Map cells that are resized and thresholded at once: 16 MiB of float32."""
 
 
 @final
@@ -120,16 +120,31 @@ def screen(maps: Tensor, masks: Tensor, targets: Sequence[MaskTarget], resolutio
     # every class that occurs takes part in the majority, whether or not it is a target
     small = masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, int(masks.max()) + 1)
     width = max(1, _CHUNK // (len(maps) * grid[0] * grid[1]))
-    parts = [_screen_channels(part, small, targets) for part in torch.split(maps, width, dim=1)]
-    tp, fp, fn = (
-        torch.cat([getattr(part.counts, name) for part in parts], dim=1) for name in ("tp", "fp", "fn")
-    )
-    return Screen(
-        Counts(tp, fp, fn),
-        torch.cat([part.threshold for part in parts], dim=1),
-        torch.cat([part.coverage for part in parts], dim=1),
-        small,
-    )
+    seen = _empty(maps, small, len(targets))
+    for start in range(0, maps.shape[1], width):
+        part = slice(start, start + width)
+        _copy(_screen_channels(maps[:, part], small, targets), seen, part)
+    return seen
+
+
+def _empty(maps: Tensor, masks: Tensor, targets: int) -> Screen:
+    """Make room for all channels at once.
+
+    Small results that stayed between the large blocks of one part and the next would keep the allocator
+    from using those again, and memory would grow with the number of channels.
+    """
+    by_channel, device = tuple(maps.shape[:2]), maps.device
+    counts = (torch.empty(*by_channel, targets, dtype=torch.int64, device=device) for _ in range(3))
+    dtype = torch.promote_types(maps.dtype, torch.float32)
+    threshold = torch.empty(by_channel, dtype=dtype, device=device)
+    return Screen(Counts(*counts), threshold, torch.empty(by_channel, device=device), masks)
+
+
+def _copy(part: Screen, into: Screen, channels: slice) -> None:
+    for name in ("tp", "fp", "fn"):
+        getattr(into.counts, name)[:, channels] = getattr(part.counts, name)
+    into.threshold[:, channels] = part.threshold
+    into.coverage[:, channels] = part.coverage
 
 
 def _screen_channels(maps: Tensor, masks: Tensor, targets: Sequence[MaskTarget]) -> Screen:

@@ -18,6 +18,8 @@ from wsss_probe.overlap import IGNORED, Counts
 
 __all__ = ["Complements", "MaskTarget", "planes", "target_counts", "targets_of"]
 
+_EXACT_IN_FLOAT32 = 1 << 24
+
 Complements = Literal["auto", "none", "all"]
 """Which classes get complements: ``auto``, the only class besides white; ``all``, each."""
 
@@ -120,8 +122,10 @@ def target_counts(predicted: Tensor, masks: Tensor, targets: Sequence[MaskTarget
     Counts
         Each (image, channel, target).
     """
-    inside, known = (part.flatten(2).float() for part in planes(masks, targets))
-    pixels = predicted.flatten(2).float()
+    # sums of ones are exact in float32 below 2^24
+    dtype = torch.float32 if masks[0].numel() < _EXACT_IN_FLOAT32 else torch.float64
+    inside, known = (part.flatten(2).to(dtype) for part in planes(masks, targets))
+    pixels = predicted.flatten(2).to(dtype)
     tp = torch.bmm(pixels, inside.transpose(1, 2)).long()
     area = torch.bmm(pixels, known.transpose(1, 2)).long()
     return Counts(tp=tp, fp=area - tp, fn=inside.sum(2).long()[:, None] - tp)
