@@ -533,6 +533,8 @@ def test_the_best_channels_by_f1_are_named():
     figure, table = shown[0].blocks
     assert [trace["type"] for trace in figure.figure["data"]] == ["box", "box", "box", "scatter"]
     assert table.frame["best by channel-F1"].iloc[0] == "yes"
+    audited, points = figure.figure["data"][0], figure.figure["data"][-1]
+    assert set(points["x"]) == set(audited["x"])  # over the boxes that they belong to
 
 
 def moved(value, images=20, channels=4, best=(0,), boost=0.0, **more):

@@ -30,7 +30,7 @@ DEFINITION = (
 
 LAYOUT = {
     "height": 380,
-    "boxmode": "group",
+    "boxmode": "overlay",
     "showlegend": True,
     "yaxis": {"title": {"text": "mean IoU of a channel"}, "range": [0, 1.02]},
 }
@@ -66,13 +66,14 @@ def _distribution(summary: xr.Dataset, images: int) -> Figure:
     mean = summary["iou"].values
     shown = np.flatnonzero(np.isfinite(mean).any(axis=0))
     names = [str(name) for name in summary["transform"].values[shown]]
-    traces = [_boxes("audited", names, quantiles(mean)[shown], PALETTE[0])]
-    for row in range(summary.sizes.get("control", 0)):
-        control = summary.isel(control=row)
-        if bool(control["control_alive"]):
-            name, spread = str(control["control"].values), control["control_quantiles"].values
-            traces.append(_boxes(name, names, spread[shown], CONTROL_COLOR))
-    traces += _best(summary, names, shown)
+    networks = [("audited", quantiles(mean)[shown]), *_control_quantiles(summary, shown)]
+    places = [_places(row, len(networks), len(names)) for row in range(len(networks))]
+    traces = [
+        _boxes(name, spread, x, PALETTE[0] if name == "audited" else CONTROL_COLOR)
+        | {"width": 0.6 / len(networks)}
+        for (name, spread), x in zip(networks, places, strict=True)
+    ]
+    ticks = {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
     chance = dict(zip(names, summary["layer_expected"].values[shown], strict=True))
     caption = (
         "IoU of each live channel's Otsu mask before and after the image is moved; "
@@ -82,17 +83,33 @@ def _distribution(summary: xr.Dataset, images: int) -> Figure:
     )
     data = pd.DataFrame(quantiles(mean)[shown], columns=[f"quantile {q:g}" for q in QUANTILES])
     data.insert(0, "transform", names)
-    return Figure({"data": traces, "layout": LAYOUT}, caption, DEFINITION, data)
+    figure = {"data": [*traces, *_best(summary, shown, places[0])], "layout": {**LAYOUT, "xaxis": ticks}}
+    return Figure(figure, caption, DEFINITION, data)
 
 
-def _boxes(name: str, names: list[str], spread: np.ndarray, color: str) -> dict[str, Any]:
+def _control_quantiles(summary: xr.Dataset, shown: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Name and quantiles (transform, quantile) of every living control."""
+    rows = range(summary.sizes.get("control", 0))
+    return [
+        (str(summary["control"].values[row]), summary["control_quantiles"].values[row][shown])
+        for row in rows
+        if summary["control_alive"].values[row]
+    ]
+
+
+def _places(row: int, networks: int, transforms: int) -> np.ndarray:
+    """Where one network's boxes stand, side by side with the others' at every motion."""
+    return np.arange(transforms) + 0.8 * ((row + 0.5) / networks - 0.5)
+
+
+def _boxes(name: str, spread: np.ndarray, x: np.ndarray, color: str) -> dict[str, Any]:
     """Draw one network's boxes from quantiles (transform, quantile)."""
     keys = ("lowerfence", "q1", "median", "q3", "upperfence")
     values = {key: column.tolist() for key, column in zip(keys, spread.T, strict=True)}
-    return {"type": "box", "name": name, "x": names, **values, "marker": {"color": color}}
+    return {"type": "box", "name": name, "x": x.tolist(), **values, "marker": {"color": color}}
 
 
-def _best(summary: xr.Dataset, names: list[str], shown: np.ndarray) -> list[dict[str, Any]]:
+def _best(summary: xr.Dataset, shown: np.ndarray, x: np.ndarray) -> list[dict[str, Any]]:
     """Mark the best channels; nothing if they are not known."""
     channels = np.flatnonzero(summary["best"].values)
     values = summary["iou"].values[channels][:, shown]
@@ -103,9 +120,9 @@ def _best(summary: xr.Dataset, names: list[str], shown: np.ndarray) -> list[dict
             "type": "scatter",
             "mode": "markers",
             "name": "best channels",
-            "x": names * len(channels),
+            "x": np.tile(x, len(channels)).tolist(),
             "y": values.ravel().tolist(),
-            "customdata": np.repeat(channels, len(names)).tolist(),
+            "customdata": np.repeat(channels, len(x)).tolist(),
             "marker": {"symbol": "diamond", "size": 9, "color": PALETTE[1]},
             "hovertemplate": "channel %{customdata}<br>%{y:.3g}<extra></extra>",
         }
