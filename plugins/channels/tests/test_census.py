@@ -393,3 +393,4 @@ def test_the_section_counts_and_lists():
     assert listed.frame["channel"].tolist() == [1, 2, 4, 5, 7, 8]
     assert listed.frame["of"].tolist() == ["", "", "", "0", "3", "0"]
     assert len(figure.data) == 10
+    assert "means of the living controls (1)" in figure.caption

@@ -112,9 +112,8 @@ def _sparsity(summary: xr.Dataset) -> Figure:
     figure = histogram({"audited": sparsity}, axis="share of cells that are exactly 0", marks=marks)
     against = "no living control"
     if len(controls):
-        against = (
-            f"{len(controls)} living controls have means of {controls.min():.2f} to {controls.max():.2f}"
-        )
+        spread = f"{controls.min():.2f} to {controls.max():.2f}"
+        against = f"means of the living controls ({len(controls)}): {spread}"
     caption = (
         f"Sparsity of {summary.sizes['channel']} channels over {summary.attrs['images']} images; {against}."
     )
