@@ -114,8 +114,8 @@ def _channels(summary: xr.Dataset) -> Table:
     numbers = {kind: int(changing(summary, kind).sum()) for kind in ("zero", "mean")}
     caption = (
         f"One row per channel; n = {int(summary['n'])} images, {summary.attrs['labelled']} labelled. zero: "
-        "mean change of the logit when the channel is set to zero; mean, size: mean absolute change when it is "
-        "set to its mean; effect: that in standard deviations of the logit. The interval of the change of "
+        "mean change of the logit when the channel is set to zero; mean, size: mean absolute change when it "
+        "is set to its mean; effect: that in standard deviations of the logit. The interval of the change of "
         f"accuracy excludes 0 for {numbers['zero']} channels set to zero and {numbers['mean']} set to their "
         "mean, not corrected for the number of channels."
     )

@@ -126,8 +126,8 @@ def accuracy_finding(summary: xr.Dataset, layer: str, run: Run) -> Finding:
     counts = _living(summary, "control_changing")
     parts = [
         f"Layer {layer}: {zero} of {channels} channels change accuracy ({summary.attrs['accuracy']:.3f}), "
-        f"with an interval that excludes 0, when set to zero, {mean} when set to their mean (not corrected for "
-        f"{channels} channels)",
+        f"with an interval that excludes 0, when set to zero, {mean} when set to their mean (not corrected "
+        f"for {channels} channels)",
         f"the largest loss is channel {worst}, {change:+.3f} [{low:+.3f}, {high:+.3f}]",
         f"controls have {counts.min():.0f} to {counts.max():.0f} such channels"
         if len(counts)
