@@ -324,6 +324,17 @@ class TestAudit:
                 self.run(hosting([looking("odd", conclude=lambda run: 1 / 0)]), factory, folder, tmp_path)
             assert left.value.exit_code == ExitCode.WITH_FAILURES
 
+    def test_many_notices_are_counted(self, capsys):
+        """More than six notices of plugins are one line that names them; other findings are printed."""
+        made = [("p", Finding(f"best/{c}@l", "notice", f"long {c}")) for c in "abcdefg"]
+        made += [("p", Finding("sure@l", "ok", "fine")), ("host", Finding("h", "notice", "of the host"))]
+        commands._print_outcome(AuditOutcome(Path("r"), ExitCode.DONE, tuple(made), 1))
+        said = capsys.readouterr().out
+        assert "7 notices in the report: best ×7" in said
+        assert "fine" in said
+        assert "of the host" in said
+        assert "long" not in said
+
     def test_findings_are_printed_gravest_first(self, capsys):
         """Warnings come before notices before the rest; brackets are no markup."""
         made = [("p", Finding(v, v, f"{v} [red]x[/red]")) for v in ("ok", "warning", "notice", "warning")]

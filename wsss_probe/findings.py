@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOST",
+    "MOST_NOTICES",
     "certificate_finding",
     "control_findings",
     "quarantine_finding",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 HOST: Final = "host"
+
+MOST_NOTICES: Final = 6
+"""More notices of plugins than these are folded, so that warnings and verdicts are not lost among them."""
 """Who made a finding that no plugin made."""
 
 Made = tuple[str, Finding]

@@ -50,6 +50,27 @@ def test_findings_come_gravest_first() -> None:
     assert re.findall(r"</svg>(Warning|Notice|OK)</span>", page) == ["Warning"] * 2 + ["Notice"] + ["OK"] * 2
 
 
+def test_many_notices_are_folded() -> None:
+    """More than six notices of plugins wait behind one line; every other finding stands open."""
+    made = [("p", Finding(f"n{i}", "notice", f"notice {i}")) for i in range(7)]
+    others = [("host", Finding("h", "notice", "of the host")), ("p", Finding("o", "ok", "fine"))]
+    page = render(Document("T", "", (*made, *others), ()))
+    strip, mark, folded = page.partition('<details class="more-findings">')
+    folded, _, rest = folded.partition("</details>")
+    assert mark
+    assert "7 more notices" in folded
+    assert re.findall(r'class="statement">(.*?)<', strip) == ["of the host", "fine"]
+    assert re.findall(r'class="statement">(.*?)<', folded) == [f"notice {i}" for i in range(7)]
+    assert 'class="statement"' not in rest
+
+
+def test_a_few_notices_are_not_folded() -> None:
+    """Six notices of plugins stand open."""
+    page = render(Document("T", "", tuple(("p", Finding(f"n{i}", "notice", "x")) for i in range(6)), ()))
+    assert 'class="more-findings"' not in page
+    assert page.count('class="statement"') == 6
+
+
 def test_a_finding_shows_number_interval_size_and_control() -> None:
     """The strip holds all that a reader needs to weigh a number."""
     finding = Finding("f", "ok", "S.", 0.7714, (0.65, 0.891), 240, 12, "F1", "random weights")
