@@ -67,8 +67,8 @@ def ablation() -> tuple[float, list[float]]:
     """Seconds an image of the whole conclusion, and the changes of the first image."""
     import pandas as pd
     import xarray as xr
-    from wsss_probe_channels.ablation import Ablation
-    from wsss_probe_channels.ablation_effects import Labels, linear_effects
+    from wsss_probe_channels.ablation import Labels, linear_effects
+    from wsss_probe_channels.ablation_probe import Ablation
 
     from wsss_probe import Head, Survey
 

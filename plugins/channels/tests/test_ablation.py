@@ -11,9 +11,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from wsss_probe_channels import ablation_effects, ablation_pass
-from wsss_probe_channels.ablation import Ablation, ResumedAblation
-from wsss_probe_channels.ablation_effects import Labels, linear_effects, right
+from wsss_probe_channels import ablation, ablation_pass
+from wsss_probe_channels.ablation import Labels, linear_effects, right
+from wsss_probe_channels.ablation_probe import Ablation, ResumedAblation
 
 from wsss_probe import Head, Survey
 from wsss_probe.errors import UsageError
@@ -123,7 +123,7 @@ def test_blocks_change_nothing(monkeypatch):
     pooled, weight, labels = rng.random((9, 7)), rng.normal(size=(3, 7)), rng.random((9, 3)) < 0.4
     given_labels = Labels(labels, labels.any(1), False)
     whole = linear_effects(pooled, weight, pooled @ weight.T, given_labels)
-    monkeypatch.setattr(ablation_effects, "_CHUNK", 1)
+    monkeypatch.setattr(ablation, "_CHUNK", 1)
     again = linear_effects(pooled, weight, pooled @ weight.T, given_labels)
 
     np.testing.assert_array_equal(whole.flips_zero, again.flips_zero)

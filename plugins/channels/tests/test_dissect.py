@@ -9,8 +9,9 @@ import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wsss_probe_channels import dissect as module
-from wsss_probe_channels.dissect import Dissect, overlap
+from wsss_probe_channels.dissect import overlap
 from wsss_probe_channels.dissect_conclusion import iou_table
+from wsss_probe_channels.dissect_probe import Dissect
 from wsss_probe_channels.quantiles import Quantiles
 from wsss_probe_channels.targets import targets_of
 

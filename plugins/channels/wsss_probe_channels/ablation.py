@@ -1,214 +1,177 @@
-"""Ablation: what happens to logits and accuracy when one channel is taken away."""
+"""What taking one channel away does to logits and decisions, exactly, under a head that averages maps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
-import torch
-import xarray as xr
 
-from wsss_probe import Conclusion, Needs, Observation, Probe
-from wsss_probe.errors import UsageError
-from wsss_probe_channels.ablation_conclusion import conclude_linear, conclude_resumed
-from wsss_probe_channels.ablation_effects import right
-from wsss_probe_channels.ablation_pass import ablated_logits
-from wsss_probe_channels.ablation_section import sections
-from wsss_probe_channels.evidence import evidence_layers
+__all__ = ["Effects", "Labels", "linear_effects", "right"]
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from wsss_probe import Batch, Section, Survey
-    from wsss_probe.contracts import Run
-
-__all__ = ["Ablation", "ResumedAblation"]
-
-MOST_CLASSES = 10
-"""With more logits only that of each image's predicted class is kept where the network must be run."""
-
-PREDICTED = "predicted class"
+_CHUNK = 1 << 20
+"""Entries (image, channel) of a block: 8 MiB of float64 per array."""
 
 
 @final
-@dataclass(frozen=True)
-class Ablation(Probe):
-    """Change of every logit and of accuracy when one channel is set to zero, or to its mean.
-
-    The mean is that over all positions and images of the audited data. Where the layer is averaged by a
-    proved linear head the change of logit c on image n is ``-w_ck GAP_nk`` (zero) and
-    ``-w_ck (GAP_nk - mean_k)`` (mean): exact, for all images, without running the network again, and the
-    same is done for every control with its own head. For other layers see :class:`ResumedAblation`.
-    Units are taken away one by one as in Morcos, Barrett, Rabinowitz, Botvinick (2018), On the importance
-    of single directions for generalization, arXiv:1803.06959.
-
-    A decision is right if the class with the largest logit is a label; of several labels (sigmoid), if
-    every class has the right sign. ``relative`` divides the mean absolute change on setting a channel to
-    its mean by the logit's standard deviation over images, so that networks compare.
-
-    Misleads: one at a time, two channels that say the same hide each other: no effect is not no role. Zero
-    is for many channels a value that they never have, so zeroing moves the logits of all images alike; the
-    mean removes only what differs between images. Large changes of a logit need not change a decision.
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels of the images.
 
     Parameters
     ----------
-    layer : str
-        Set by :meth:`split`.
-    layers : str
-        ``last``, ``all`` or names; see :func:`wsss_probe_channels.evidence.evidence_layers`.
-    images : int
-        Images that are drawn where the network has to be run.
-
-    Raises
-    ------
-    UsageError
-        For fewer than one image.
-    """
-
-    layer: str = ""
-    layers: str = "last"
-    images: int = 16
-    name: str = field(init=False, default="ablation")
-    options: Mapping[str, Any] = field(init=False, default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        """Refuse to ablate on no image; derive the name and what the plan records."""
-        if self.images < 1:
-            msg = "ablation needs images"
-            raise UsageError(msg, found=str(self.images), wanted="1 or more", remedy="images = 16")
-        object.__setattr__(self, "options", {"layer": self.layer, "form": "linear head"})
-        object.__setattr__(self, "name", f"ablation@{self.layer}" if self.layer else "ablation")
-
-    def split(self, survey: Survey) -> Iterable[Probe]:
-        """Make one copy per layer: this one where a linear head averages it, else one that runs the rest."""
-        wanted = evidence_layers(survey, self.layer or self.layers)
-        return tuple(self._for(survey, layer) for layer in wanted)
-
-    def _for(self, survey: Survey, layer: str) -> Probe:
-        if survey.head.linear and survey.head.layer == layer:
-            return replace(self, layer=layer)
-        order = np.random.default_rng(survey.seed).permutation(survey.images)
-        chosen = tuple(sorted(int(index) for index in order[: self.images]))
-        return ResumedAblation(layer, chosen, survey.multilabel)
-
-    def needs(self, survey: Survey) -> Needs:
-        """Ask for the layer, whose pooled maps the host keeps."""
-        return Needs(layers=frozenset({self.layer} if self.layer else evidence_layers(survey, self.layers)))
-
-    def observe(self, batch: Batch) -> Observation:
-        """Keep the labels: rows ``label`` (image, class), 1 or 0."""
-        label = batch.labels.float().cpu().numpy()
-        return Observation(xr.Dataset({"label": (("image", "class"), label)}))
-
-    def conclude(self, run: Run) -> Conclusion:
-        """Compute all effects from pooled maps and head weights, for the controls as well."""
-        return conclude_linear(self.name, self.layer, run)
-
-    def sections(self, summary: xr.Dataset, run: Run) -> Iterable[Section]:
-        """Show every channel, the largest effects, and what the controls have."""
-        return sections(self.layer, summary, run)
-
-
-@final
-@dataclass(frozen=True)
-class ResumedAblation(Probe):
-    """Ablation at a layer without a linear head: the rest of the network runs again, on some images.
-
-    What is measured is as for :class:`Ablation`. Each channel of each chosen image is one copy of the
-    maps, at most 64 MiB of copies at once; a channel that has the value already is not run, so the effect
-    of a dead channel is exactly 0. With more than ten classes only the logit of each image's predicted
-    class is kept. Controls are not run: it costs 2 x channels partial passes per image and network, and
-    a control has no decision whose loss would mean something; so nothing here is ever ``ok``.
-
-    Misleads: as :class:`Ablation`; and few images give wide intervals.
-
-    Parameters
-    ----------
-    layer : str
-    chosen : tuple of int
-        Positions of the images in the manifest.
+    sets : ndarray of bool, (image, class)
+    known : ndarray of bool, (image,)
     multilabel : bool
+        Each class is decided by its own sign instead of against the others.
     """
 
-    layer: str
-    chosen: tuple[int, ...] = ()
-    multilabel: bool = False
-    name: str = field(init=False, default="ablation")
-    options: Mapping[str, Any] = field(init=False, default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        """Derive the name and what the plan records."""
-        options = {"layer": self.layer, "form": "resumed", "images": len(self.chosen)}
-        object.__setattr__(self, "options", options)
-        object.__setattr__(self, "name", f"ablation@{self.layer}")
-
-    @property
-    def _census(self) -> str:
-        return f"census@{self.layer}"
-
-    def needs(self, survey: Survey) -> Needs:
-        """Ask for the layer's maps and each channel's mean; not for controls."""
-        layers = frozenset({self.layer} & survey.layers.keys())
-        return Needs(layers=layers, tables=frozenset({self._census}), controls=False)
-
-    def observe(self, batch: Batch) -> Observation:
-        """Run the chosen images of one batch.
-
-        Returns
-        -------
-        Observation
-            Rows, NaN for images that are not chosen: ``logit`` (image, class), ``logit_zero, logit_mean``
-            (image, channel, class), changes; ``correct`` (image), ``correct_zero, correct_mean`` (image,
-            channel), 1 or 0 whether a label is known or not; ``labelled`` (image).
-        """
-        maps = batch.activations[self.layer]
-        usable = batch.readable.to(maps.device) & torch.isfinite(maps).flatten(1).all(dim=1)
-        wanted = torch.from_numpy(np.isin(batch.indices, self.chosen)).to(maps.device)
-        picked = (usable & wanted).nonzero()[:, 0]
-        classes = batch.logits.shape[1]
-        rows = _empty(len(maps), maps.shape[1], classes if classes <= MOST_CLASSES else 1)
-        if len(picked):
-            self._fill(rows, batch, picked)
-        names = None if classes <= MOST_CLASSES else np.array([PREDICTED], dtype=object)
-        dims = {1: ("image",), 2: ("image", "channel"), 3: ("image", "channel", "class")}
-        own = {"logit": ("image", "class")}
-        table = xr.Dataset({key: (own.get(key, dims[value.ndim]), value) for key, value in rows.items()})
-        return Observation(table if names is None else table.assign_coords({"class": names}))
-
-    def _fill(self, rows: dict[str, np.ndarray], batch: Batch, picked: Tensor) -> None:
-        """Write the rows of the chosen images."""
-        at = picked.cpu().numpy()
-        labels = batch.labels[picked].cpu().numpy()
-        mean = torch.from_numpy(batch.tables[self._census]["mean"].values).to(batch.activations[self.layer])
-        rows["labelled"][at] = labels.any(axis=1)
-        for kind, value in (("zero", torch.zeros_like(mean)), ("mean", mean)):
-            before, after = (part.cpu().numpy() for part in ablated_logits(batch, self.layer, picked, value))
-            decided = right(after.transpose(2, 0, 1), labels, multilabel=self.multilabel)
-            rows["correct"][at] = right(before.T, labels, multilabel=self.multilabel)
-            rows[f"correct_{kind}"][at] = decided
-            changes = after - before[:, None]
-            if before.shape[1] > MOST_CLASSES:
-                best = before.argmax(axis=1)[:, None]
-                before = np.take_along_axis(before, best, axis=1)
-                changes = np.take_along_axis(changes, best[:, None], axis=2)
-            rows["logit"][at], rows[f"logit_{kind}"][at] = before, changes
-
-    def conclude(self, run: Run) -> Conclusion:
-        """Average over the chosen images."""
-        return conclude_resumed(self.name, self.layer, run)
-
-    def sections(self, summary: xr.Dataset, run: Run) -> Iterable[Section]:
-        """Show every channel and the largest effects."""
-        return sections(self.layer, summary, run)
+    sets: np.ndarray
+    known: np.ndarray
+    multilabel: bool
 
 
-def _empty(images: int, channels: int, classes: int) -> dict[str, np.ndarray]:
-    shapes = {
-        "logit": (images, classes),
-        **dict.fromkeys(("logit_zero", "logit_mean"), (images, channels, classes)),
-        **dict.fromkeys(("correct_zero", "correct_mean"), (images, channels)),
-        **dict.fromkeys(("correct", "labelled"), (images,)),
-    }
-    return {name: np.full(shape, np.nan, dtype=np.float32) for name, shape in shapes.items()}
+@final
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What each channel's removal does.
+
+    Parameters
+    ----------
+    logit_zero, logit_mean : ndarray, (channel, class)
+        Mean change of the logit when the channel is set to zero, and to its mean over the data.
+    size_zero, size_mean : ndarray, (channel, class)
+        Mean absolute change.
+    spread : ndarray, (class,)
+        Standard deviation of the logit over images.
+    flips_zero, flips_mean : ndarray of int8, (image, channel)
+        By labelled image: 1 where the decision becomes right, -1 where it becomes wrong.
+    right : ndarray of bool, (image,)
+        By labelled image: whether the decision is right as it is.
+    used, labelled : ndarray of int, (image,)
+        Positions of the images that count, and of the labelled ones among them.
+    mean_size : callable
+        ``mean_size(mask of bool, (used,)) -> (channel, class)``: ``size_mean`` over some of the images.
+    sizes : callable
+        ``sizes(channel, class) -> (used,)``: the absolute changes behind one entry of ``size_mean``.
+    """
+
+    logit_zero: np.ndarray
+    logit_mean: np.ndarray
+    size_zero: np.ndarray
+    size_mean: np.ndarray
+    spread: np.ndarray
+    flips_zero: np.ndarray
+    flips_mean: np.ndarray
+    right: np.ndarray
+    used: np.ndarray
+    labelled: np.ndarray
+    mean_size: Callable[[np.ndarray], np.ndarray]
+    sizes: Callable[[int, int], np.ndarray]
+
+
+def right(logits: np.ndarray, labels: np.ndarray, *, multilabel: bool) -> np.ndarray:
+    """Whether the decision agrees with the labels.
+
+    Parameters
+    ----------
+    logits : ndarray, (class, image, ...)
+    labels : ndarray of bool, (image, class)
+    multilabel : bool
+        Every class by its sign; so too for a single logit. Otherwise the class with the largest logit,
+        the first of equals, must be a label.
+
+    Returns
+    -------
+    ndarray of bool, (image, ...)
+    """
+    shape = (len(labels), *[1] * (logits.ndim - 2))
+    truths = [labels[:, position].reshape(shape) for position in range(len(logits))]
+    if multilabel or len(logits) == 1:
+        agreed = np.ones(logits.shape[1:], dtype=bool)
+        for values, truth in zip(logits, truths, strict=True):
+            agreed &= (values > 0) == truth
+        return agreed
+    best = logits[0].copy()
+    agreed = np.broadcast_to(truths[0], best.shape).copy()
+    for values, truth in zip(logits[1:], truths[1:], strict=True):
+        better = values > best
+        np.copyto(best, values, where=better)
+        np.copyto(agreed, np.broadcast_to(truth, best.shape), where=better)
+    return agreed
+
+
+def linear_effects(pooled: np.ndarray, weight: np.ndarray, logits: np.ndarray, labels: Labels) -> Effects:
+    """Effects under ``logits = weight @ pooled + bias``, without running the network.
+
+    Setting channel k to the value v changes logit c of image n by ``-w_ck (GAP_nk - v)``.
+
+    Parameters
+    ----------
+    pooled : ndarray, (image, channel)
+        Spatial means of the maps; NaN for images that do not count.
+    weight : ndarray, (class, channel)
+    logits : ndarray, (image, class)
+    labels : Labels
+
+    Returns
+    -------
+    Effects
+    """
+    used = np.flatnonzero(np.isfinite(pooled).all(axis=1) & np.isfinite(logits).all(axis=1))
+    gap, own = pooled[used].astype(np.float64), logits[used].astype(np.float64)
+    mean = gap.mean(axis=0) if len(used) else np.full(gap.shape[1], np.nan)
+    strength = np.abs(weight).T
+    known = labels.known[used]
+    flips = [
+        _flips(gap[known], value, weight, own[known], _of(labels, used[known])) for value in (0 * mean, mean)
+    ]
+
+    def mean_size(images: np.ndarray) -> np.ndarray:
+        return _mean(np.abs(gap[images] - mean))[:, None] * strength
+
+    def sizes(channel: int, position: int) -> np.ndarray:
+        changes: np.ndarray = np.abs(weight[position, channel] * (gap[:, channel] - mean[channel]))
+        return changes
+
+    return Effects(
+        logit_zero=-_mean(gap)[:, None] * weight.T + 0.0,  # no -0
+        logit_mean=-_mean(gap - mean)[:, None] * weight.T + 0.0,
+        size_zero=_mean(np.abs(gap))[:, None] * strength,
+        size_mean=mean_size(np.ones(len(used), dtype=bool)),
+        spread=own.std(axis=0) if len(used) else np.full(len(weight), np.nan),
+        flips_zero=flips[0],
+        flips_mean=flips[1],
+        right=right(own[known].T, labels.sets[used[known]], multilabel=labels.multilabel),
+        used=used,
+        labelled=used[known],
+        mean_size=mean_size,
+        sizes=sizes,
+    )
+
+
+def _of(labels: Labels, images: np.ndarray) -> Labels:
+    return Labels(labels.sets[images], labels.known[images], labels.multilabel)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over images, NaN without any."""
+    mean: np.ndarray = values.mean(axis=0) if len(values) else np.full(values.shape[1:], np.nan)
+    return mean
+
+
+def _flips(
+    gap: np.ndarray, value: np.ndarray, weight: np.ndarray, logits: np.ndarray, labels: Labels
+) -> np.ndarray:
+    """Compare decisions with and without each channel, (image, channel), a block of images at a time."""
+    flips = np.zeros(gap.shape, dtype=np.int8)
+    block = max(1, _CHUNK // max(1, gap.shape[1] * len(weight)))
+    for start in range(0, len(gap), block):
+        part = slice(start, start + block)
+        taken = gap[part] - value
+        after = logits[part].T[..., None] - weight[:, None, :] * taken
+        now = right(after, labels.sets[part], multilabel=labels.multilabel)
+        before = right(logits[part].T, labels.sets[part], multilabel=labels.multilabel)
+        flips[part] = now.astype(np.int8) - before.astype(np.int8)[:, None]
+    return flips

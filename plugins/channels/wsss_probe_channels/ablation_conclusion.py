@@ -11,7 +11,7 @@ import xarray as xr
 
 from wsss_probe import Conclusion
 from wsss_probe.statistics import Interval, group_bootstrap
-from wsss_probe_channels.ablation_effects import Effects, Labels, linear_effects
+from wsss_probe_channels.ablation import Effects, Labels, linear_effects
 from wsss_probe_channels.ablation_verdict import accuracy_finding, channel_finding
 from wsss_probe_channels.selection import Halves, mean_defined, split_halves
 
@@ -81,7 +81,7 @@ def resumed_effects(rows: xr.Dataset, used: np.ndarray, known: np.ndarray) -> Ef
     Parameters
     ----------
     rows : Dataset
-        Of :class:`wsss_probe_channels.ablation.ResumedAblation`, the images that were run.
+        Of :class:`wsss_probe_channels.ablation_probe.ResumedAblation`, the images that were run.
     used : ndarray of int, (image,)
         Their positions.
     known : ndarray of bool, (image,)

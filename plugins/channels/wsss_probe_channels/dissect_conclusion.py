@@ -62,7 +62,7 @@ def iou_table(partial: xr.Dataset) -> xr.Dataset:
     Parameters
     ----------
     partial : Dataset
-        As :meth:`wsss_probe_channels.dissect.Dissect.observe` gives it, added up.
+        As :meth:`wsss_probe_channels.dissect_probe.Dissect.observe` gives it, added up.
 
     Returns
     -------
