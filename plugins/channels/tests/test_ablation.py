@@ -117,6 +117,24 @@ def test_a_linear_head_equals_taking_the_channel_away(kind, classes):
             assert getattr(found, f"flips_{kind}")[image, channel] == now - before
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_decisions_without_a_channel_equal_the_reference(seed, multilabel):
+    """Every flip of every image and channel, in made-up data in which many decisions change."""
+    rng = np.random.default_rng(seed)
+    pooled, weight, labels = rng.random((6, 4)), rng.normal(size=(3, 4)), rng.random((6, 3)) < 0.5
+    logits = pooled @ weight.T - 0.2
+    found = linear_effects(pooled, weight, logits, Labels(labels, labels.any(1), multilabel))
+    known = [n for n in range(6) if any(labels[n])]
+    for kind, values in (("zero", [0.0] * 4), ("mean", [sum(pooled[:, k]) / 6 for k in range(4)])):
+        for row, n in enumerate(known):
+            before = slow_right(logits[n], labels[n], multilabel)
+            for k in range(4):
+                after = [logits[n, c] - weight[c, k] * (pooled[n, k] - values[k]) for c in range(3)]
+                expected = slow_right(after, labels[n], multilabel) - before
+                assert getattr(found, f"flips_{kind}")[row, k] == expected
+
+
 def test_blocks_change_nothing(monkeypatch):
     """One image at a time gives the decisions that all images at once give."""
     rng = np.random.default_rng(0)
@@ -213,6 +231,22 @@ def test_copies_stay_within_their_memory(monkeypatch):
 
     assert max(sizes) == 2 * maps.nbytes
     assert len(sizes) > 3
+
+
+def test_maps_that_have_the_value_already_are_not_run():
+    """Where nothing changes, only the maps as they are go through the network, in two orders."""
+    scene, calls = flat_scene(), []
+    batch = scene.batch()
+    same = {"features": torch.full_like(batch.activations["features"], 0.5)}
+    kept = replace(
+        batch,
+        activations=same,
+        resume=lambda name, maps: (calls.append(len(maps)), batch.resume(name, maps))[1],
+    )
+    before, after = ablation_pass.ablated_logits(kept, "features", torch.arange(6), torch.full((4,), 0.5))
+
+    assert calls == [6, 6]
+    assert torch.equal(after, before[:, None].expand_as(after))
 
 
 def test_dead_channels_have_exactly_no_effect():
@@ -321,6 +355,17 @@ def test_a_planted_channel_clears_its_controls_and_noise_hides_it():
     assert summary["top_channel"].values.tolist() == [4, 4]
     assert "hide each other" in findings[0].statement
     assert [finding.verdict for finding in hidden] == ["notice"] * 3
+
+
+def test_a_constant_channel_does_not_matter_most():
+    """Zeroing a constant moves every logit alike and far; what differs between images is what counts."""
+    pooled, weight, labels = planted(0)
+    pooled[:, 7], weight[:, 7] = 5.0, 1.0
+    summary = finding_of(made_run(pooled, weight, labels))[1]
+
+    assert summary["size_zero"].values[:, 1].argmax() == 7
+    assert summary["top_channel"].values.tolist() == [4, 4]
+    assert summary["size_mean"].values[7].max() == 0
 
 
 def test_nothing_is_found_where_nothing_is():

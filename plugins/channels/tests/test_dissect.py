@@ -13,6 +13,7 @@ from wsss_probe_channels.dissect import overlap
 from wsss_probe_channels.dissect_conclusion import iou_table
 from wsss_probe_channels.dissect_probe import Dissect
 from wsss_probe_channels.quantiles import Quantiles
+from wsss_probe_channels.selection import split_halves
 from wsss_probe_channels.targets import targets_of
 
 from wsss_probe.errors import UsageError
@@ -151,17 +152,27 @@ def test_the_threshold_is_strict_and_skipping_is_exact(monkeypatch):
 def surveyed(maps, masks, classes=("gland",), share=0.005, *, made, groups=None, controls=(), **options):
     """First and second pass over maps, and the conclusion."""
     count, thresholds = made.replace, Quantiles(layer="conv", share=share)
-    found = {}
+    found, tables = {}, {}
     for name, own in {"": maps, **dict(controls)}.items():
         first = thresholds.observe(made.batch(own, masks, classes))
         seen = _Seen(first.rows, first.partial)
-        table = thresholds.conclude(seen).summary
+        table = tables[name] = thresholds.conclude(seen).summary
         batch = count(made.batch(own, masks, classes), tables={"quantiles@conv": table})
         second = Dissect(layer="conv", **options).observe(batch)
         found[name] = _Seen(second.rows, second.partial, name)
     run = made.run(maps, masks, classes, groups=groups)
-    run = made.replace(run, audited=found.pop(""), controls=tuple(found.values()))
+    run = _Surveyed(run, found.pop(""), tuple(found.values()), tables[""])
     return check_conclusion(Dissect(layer="conv", **options).conclude(run), "dissect"), run
+
+
+class _Surveyed:
+    """A run of both passes."""
+
+    def __init__(self, run, audited, controls, table, not_testable=""):
+        self.survey, self.images, self.groups = run.survey, run.images, run.groups
+        self.audited, self.controls, self.not_testable = audited, controls, not_testable
+        self.rows, self.partial = audited.rows, audited.partial
+        self.summary = {"quantiles@conv": table}.__getitem__
 
 
 class _Seen:
@@ -272,7 +283,7 @@ def test_what_is_not_testable_is_never_ok(made):
     masks = made.blobs(30)
     maps = made.plant(made.noise(30, 6), masks, channel=2)
     _, run = surveyed(maps, masks, share=0.1, made=made, controls={"c": made.noise(30, 6, 9)}.items())
-    run = made.replace(run, not_testable="AUC unknown")
+    run.not_testable = "AUC unknown"
     findings = Dissect(layer="conv").conclude(run).findings
 
     assert {finding.verdict for finding in findings} == {"notice"}
@@ -288,6 +299,31 @@ def test_dead_controls_allow_no_verdict(made):
 
     assert conclusion.findings[0].verdict == "notice"
     assert "no living control" in conclusion.findings[0].statement
+
+
+@pytest.mark.parametrize("value", [0.3, 6.0, -2.0])
+def test_values_that_crowd_are_no_detection(made, value):
+    """A constant channel has no strongest responses: whatever its region is, it detects nothing."""
+    masks = made.blobs(10)
+    maps = made.noise(10, 4)
+    maps[:, 2] = value
+    summary, finding = _parts(surveyed(maps, masks, made=made)[0])
+
+    assert not summary["detector"].values[2]
+    assert 2 not in summary["best_channel"].values
+    if summary["reached"].values[2] == 1:
+        assert "1 left out, whose values crowd" in finding.statement
+
+
+def test_the_best_channel_is_chosen_on_one_half_only(made):
+    """What the channel scores on the other half does not enter the choice."""
+    masks = made.blobs(12)
+    for seed in range(4):
+        conclusion, run = surveyed(made.noise(12, 8, 40 + seed), masks, share=0.1, made=made)
+        half = split_halves(run.images, None, np.ones(12, dtype=bool), "", 0).choose
+        inter, union = (run.rows("")[key].values[half, :, 0].sum(0) for key in ("intersection", "union"))
+
+        assert conclusion.summary["best_channel"].values[0] == (inter / union).argmax()
 
 
 # -- bad inputs --------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ DRAWS = {
     "heavy tail": lambda rng: np.exp(2 * rng.normal(size=N)),
     "uniform": lambda rng: rng.random(N),
     "edge inside a bin": lambda rng: 0.51 * rng.random(N),
+    "negative offset": lambda rng: rng.normal(size=N) - 100,
     "offset": lambda rng: 100 + rng.normal(size=N),
     "two objects": mixed,
 }
@@ -123,12 +124,28 @@ def test_zeros_are_never_divided():
     assert result.reached.item() == pytest.approx(0.004)
 
 
+def test_the_exact_share_is_not_missed():
+    """Where one of four values is above zero and a quarter is asked for, that one stays above."""
+    result = found([0.0, 2.0, 0.0, 0.0], 0.25)
+
+    assert result.threshold.item() == 0
+    assert result.reached.item() == 0.25
+
+
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 def test_a_dead_channel_has_threshold_zero(zero):
     """Nothing is above it, nothing is reached."""
     result = found(np.full(64, zero))
 
     assert (result.threshold.item(), result.reached.item(), result.doubt.item()) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("value", [0.3, 1.0, 5.7e4, -2.5])
+def test_no_threshold_is_above_the_largest_value(value):
+    """A constant channel's threshold is at most its value, and within a bin of it."""
+    threshold = found(np.full(300, value)).threshold.item()
+
+    assert value - abs(value) / 16 <= threshold <= np.float32(value)
 
 
 def test_without_values_there_is_no_threshold():

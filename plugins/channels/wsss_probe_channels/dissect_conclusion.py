@@ -16,10 +16,14 @@ from wsss_probe_channels.selection import Halves, split_halves
 if TYPE_CHECKING:
     from wsss_probe.contracts import Control, Run
 
-__all__ = ["DETECTOR", "conclude", "iou_table"]
+__all__ = ["CROWDED", "DETECTOR", "conclude", "iou_table"]
 
 DETECTOR = 0.04
 """A channel is a detector of its best concept when their IoU is strictly above it."""
+
+CROWDED = 2
+"""A channel with more than this many times the share above its threshold was not divided there: its values
+crowd at one point, and its region is not that of its strongest responses."""
 
 
 def conclude(name: str, layer: str, run: Run, *, kept: bool) -> Conclusion:
@@ -40,12 +44,16 @@ def conclude(name: str, layer: str, run: Run, *, kept: bool) -> Conclusion:
         ``best_low``, ``best_high``, ``best_n``; by (control, class) ``control_iou``, by (control)
         ``control_detectors``, ``control_unique``, ``control_alive``.
     """
-    table = iou_table(run.partial(name))
+    share = float(run.summary(f"quantiles@{layer}").attrs["share"])
+    table = iou_table(run.partial(name), share)
     halves = _halves(run.rows(name), run) if kept else None
-    best = [_scored(run, name, halves, position, run) for position in range(table.sizes["class"])]
-    summary = xr.merge([table, _best_table(best, table), _control_table(name, layer, run, halves)])
+    best = [
+        _scored(_Network(run, name, table), halves, position, run) for position in range(len(table["class"]))
+    ]
+    summary = xr.merge([table, _best_table(best, table), _control_table(name, layer, run, (halves, share))])
     summary.attrs = {
         "how": halves.how if halves else "chosen and scored on all images, so optimistic",
+        "share": share,
         "unique": int((table["detectors"].values > 0).sum()),
         "images": int(halves.score.sum()) if halves else len(run.images),
     }
@@ -56,13 +64,15 @@ def conclude(name: str, layer: str, run: Run, *, kept: bool) -> Conclusion:
 # -- the table ---------------------------------------------------------------------------------
 
 
-def iou_table(partial: xr.Dataset) -> xr.Dataset:
+def iou_table(partial: xr.Dataset, share: float = 0.005) -> xr.Dataset:
     """Turn pixel sums over images into intersection over union.
 
     Parameters
     ----------
     partial : Dataset
         As :meth:`wsss_probe_channels.dissect_probe.Dissect.observe` gives it, added up.
+    share : float
+        Share of cells that was to be above the threshold.
 
     Returns
     -------
@@ -70,8 +80,9 @@ def iou_table(partial: xr.Dataset) -> xr.Dataset:
         By (channel, class): ``iou``, ``iou_all``, ``cap``, the largest IoU that masks of these sizes can
         have, NaN where the concept is absent. By (channel): ``best``, position of the concept with the
         largest IoU, -1 if there is none, ``best_concept`` in words, ``best_concept_iou``, ``detector``,
-        ``reached``, the share of low-resolution cells above the threshold, and ``coverage``, that of
-        pixels. By (class): ``prevalence``, ``detectors``.
+        ``reached``, the share of low-resolution cells above the threshold, ``crowded``, whether that is more
+        than twice what was asked for (equal values, which no threshold divides), so that the channel is no
+        detector, and ``coverage``, the share of pixels. By (class): ``prevalence``, ``detectors``.
     """
     inter, unit, everywhere = (partial[key].values for key in ("intersection", "unit", "unit_all"))
     area, pixels = partial["area"].values, partial["pixels"].values
@@ -79,7 +90,9 @@ def iou_table(partial: xr.Dataset) -> xr.Dataset:
     cap = _ratio(np.minimum(unit, area), np.where(area > 0, np.maximum(unit, area), 0))
     best = np.where(np.isfinite(iou).any(axis=1), np.nan_to_num(iou, nan=-1).argmax(axis=1), -1)
     top = np.where(best >= 0, iou[np.arange(len(iou)), best], np.nan)
-    detector = top > DETECTOR
+    reached = _ratio(partial["above"].values, partial["cells"].values)
+    crowded = reached > CROWDED * share
+    detector = (top > DETECTOR) & ~crowded
     names = np.array([*map(str, partial["class"].values), ""], dtype=object)
     both = ("channel", "class")
     return xr.Dataset(
@@ -91,7 +104,8 @@ def iou_table(partial: xr.Dataset) -> xr.Dataset:
             "best_concept": ("channel", np.where(detector, names[best], "")),
             "best_concept_iou": ("channel", top),
             "detector": ("channel", detector),
-            "reached": ("channel", _ratio(partial["above"].values, partial["cells"].values)),
+            "reached": ("channel", reached),
+            "crowded": ("channel", crowded),
             "coverage": ("channel", _ratio(unit, pixels[None]).max(axis=1, initial=0)),
             "prevalence": ("class", _ratio(area, pixels)),
             "detectors": ("class", np.bincount(best[detector], minlength=len(area))),
@@ -128,16 +142,24 @@ def _halves(rows: xr.Dataset, run: Run) -> Halves:
     return split_halves(run.images, run.groups, known, "", run.survey.seed)
 
 
-def _scored(
-    network: Run | Control, name: str, halves: Halves | None, position: int, run: Run | None = None
-) -> _Best:
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A network's counts by image, and its table."""
+
+    tables: Run | Control
+    name: str
+    table: xr.Dataset
+
+
+def _scored(network: _Network, halves: Halves | None, position: int, run: Run | None = None) -> _Best:
     """Choose a network's best channel for one concept and score it; with an interval if ``run`` is given."""
+    crowded = network.table["crowded"].values
     if halves is None:
-        iou = iou_table(network.partial(name))["iou"].values[:, position]
+        iou = np.where(crowded, np.nan, network.table["iou"].values[:, position])
         return _Best(int(np.nanargmax(iou)), float(np.nanmax(iou))) if np.isfinite(iou).any() else _Best()
-    rows = network.rows(name).isel({"class": position})
+    rows = network.tables.rows(network.name).isel({"class": position})
     counts = np.stack([rows["intersection"].values, rows["union"].values]).astype(np.float64)
-    chosen = _dataset_iou(counts[:, halves.choose])
+    chosen = np.where(crowded, np.nan, _dataset_iou(counts[:, halves.choose]))
     if not np.isfinite(chosen).any():
         return _Best()
     channel = int(np.nanargmax(chosen))
@@ -184,13 +206,17 @@ def _best_table(best: Sequence[_Best], table: xr.Dataset) -> xr.Dataset:
     )
 
 
-def _control_table(name: str, layer: str, run: Run, halves: Halves | None) -> xr.Dataset:
+def _control_table(name: str, layer: str, run: Run, how: tuple[Halves | None, float]) -> xr.Dataset:
     """What each control reaches in the same way; empty without controls."""
     if not run.controls:
         return xr.Dataset()
-    tables = [iou_table(control.partial(name)) for control in run.controls]
+    halves, share = how
+    tables = [iou_table(control.partial(name), share) for control in run.controls]
     classes = tables[0]["class"].values
-    iou = [[_scored(c, name, halves, position).iou for position in range(len(classes))] for c in run.controls]
+    networks = [_Network(control, name, table) for control, table in zip(run.controls, tables, strict=True)]
+    iou = [
+        [_scored(network, halves, position).iou for position in range(len(classes))] for network in networks
+    ]
     return xr.Dataset(
         {
             "control_alive": ("control", np.array([c.alive(layer) for c in run.controls])),
@@ -280,6 +306,8 @@ def _detector_finding(summary: xr.Dataset, layer: str, run: Run) -> Finding:
         if len(counts)
         else "; no living control to compare with"
     )
+    left_out = int(summary["crowded"].sum())
+    text += f"; {left_out} left out, whose values crowd at their threshold" if left_out else ""
     text += f"; no channel could detect {', '.join(capped)}, which covers too much" if capped else ""
     text += f"; not testable here: {run.not_testable}" if run.not_testable else ""
     return Finding(

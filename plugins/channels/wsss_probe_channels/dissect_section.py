@@ -30,6 +30,7 @@ _MEANINGS = {
     "concept": "best concept of the channel, where it is a detector",
     "detector": "whether its IoU with the best concept is above 0.04",
     "reached": "share of the layer's cells that is really above the threshold",
+    "crowded": "more than twice the share is above: equal values that no threshold divides, so no detector",
     "covers": "share of mask pixels above the threshold, after resizing",
 }
 
@@ -61,7 +62,8 @@ def _channels(summary: xr.Dataset) -> Table:
     for position, name in enumerate(map(str, summary["class"].values)):
         for key, title in (("iou", "IoU"), ("cap", "cap"), ("iou_all", "IoU all images")):
             columns[f"{title} {name}"] = summary[key].values[order, position]
-    columns |= {"reached": summary["reached"].values[order], "covers": summary["coverage"].values[order]}
+    for key, title in (("reached", "reached"), ("crowded", "crowded"), ("coverage", "covers")):
+        columns[title] = summary[key].values[order]
     caption = (
         "One row per channel, over all images. IoU from sums over images, so it weighs pixels; cap: the "
         "largest IoU that regions of these sizes can have; IoU all images: the channel's pixels counted also "
