@@ -29,11 +29,29 @@ def test_the_other_of_two_classes_is_the_complement(mask_classes, target):
 
 
 def test_the_complement_is_taken_for_two_classes_and_one_thing_only():
-    """Three classes, two things in the masks, or white as the match leave the other class alone."""
+    """Three classes, two things in the masks, or masks of white alone leave the other class alone."""
     assert correspond(("a", "b", "gland"), ("gland",)).known == ("gland",)
     assert correspond(("other", "gland"), ("gland", "vessel")).known == ("gland",)
-    assert correspond(("white", "other"), ("gland", "white")).known == ("white",)
+    assert correspond(("white", "other"), ("white",)).known == ("white",)
     assert correspond(("gland",), ("gland",)).known == ("gland",)
+
+
+@pytest.mark.parametrize("white", ["white", "White"])
+def test_white_beside_a_thing_is_nobodys_target(white):
+    """A class named white finds no target, is not what is left of gland either, and gives none away."""
+    assert correspond((white, "other"), ("gland", "white")).targets == {white: "", "other": ""}
+    assert correspond((white, "gland"), ("gland", "white")).targets == {white: "", "gland": "gland"}
+    named = correspond((white, "tumour"), ("gland", "white"), {"tumour": "gland"})
+    assert named.targets == {white: "", "tumour": "gland"}
+    assert named.known == ("tumour",)
+
+
+def test_match_may_not_name_white_beside_a_thing():
+    """The message lists the targets that there are."""
+    with pytest.raises(
+        UsageError, match=r"found: white; wanted: gland, not gland, tissue without gland(?!,)"
+    ):
+        correspond(("a", "b"), ("gland", "white"), {"a": "white"})
 
 
 def test_match_comes_first():
@@ -79,5 +97,6 @@ def test_every_class_is_answered_and_every_target_exists(classes, mask_classes):
 
     assert list(found.targets) == classes
     assert set(found.reasons) == set(found.known)
-    left = {f"{how} {name}" for how in ("not", "tissue without") for name in mask_classes}
-    assert set(found.targets.values()) <= {"", *mask_classes, *left}
+    things = [name for name in mask_classes if name != "white"]
+    left = {f"{how} {name}" for how in ("not", "tissue without") for name in things}
+    assert set(found.targets.values()) <= {"", *(things or mask_classes), *left}

@@ -15,7 +15,6 @@ from wsss_probe_channels import ChannelF1, fine
 from wsss_probe_channels.fine import ChannelF1Fine, chosen_channels
 from wsss_probe_channels.fine_conclusion import rank_agreement
 from wsss_probe_channels.table import channel_table
-from wsss_probe_channels.targets import targets_of
 
 from wsss_probe.errors import UsageError
 from wsss_probe.schema import check_conclusion, check_observation, check_sections
@@ -170,7 +169,6 @@ def test_rows_are_the_formula(made):
     # values: -2 background, -1 ignored, 0 gland, 1 white
     targets = {
         "gland": ({0}, {-1}),
-        "white": ({1}, {-1}),
         "not gland": ({-2, 1}, {-1}),
         "tissue without gland": ({-2}, {-1, 1}),
     }
@@ -461,14 +459,31 @@ def test_degenerate_data_never_crash(case, channels, made):
         make_run(made, maps, masks, ("gland", "white"), probe=probe, controls=[maps]), probe
     )
 
-    targets = [target.name for target in targets_of(("gland", "white"))]
+    names = ["gland", "not gland", "tissue without gland"]
     assert [finding.name for finding in conclusion.findings] == [
-        f"fine-best-channel/{name}@conv" for name in targets
+        f"fine-best-channel/{name}@conv" for name in names
     ]
     assert all(finding.verdict == "notice" for finding in conclusion.findings)
-    estimable = case in ("one value", "one channel", "not square", "NaN maps")
-    assert ("not estimable" in conclusion.findings[0].statement) is not estimable
-    assert "not estimable" in conclusion.findings[1].statement
+    told = ["not estimable" not in finding.statement for finding in conclusion.findings]
+    everywhere = case in ("one channel", "not square", "NaN maps")
+    # of one value there is gland and nothing else; of an absent class only what is left
+    assert told == {"one value": [True, False, False], "absent class": [False, True, True]}.get(
+        case, [everywhere] * 3
+    )
+
+
+@pytest.mark.parametrize("channels", [0, 2])
+def test_a_class_that_no_image_has_is_not_estimable(channels, made):
+    """Of two things only one is in the masks: the other has a statement too, that it cannot be estimated."""
+    masks, maps = made.blobs(6), made.noise(6, 3)
+    masks[:, :, -4:] = 2
+    probe, classes = ChannelF1Fine("conv", channels=channels), ("gland", "fat", "white")
+
+    found = concluded(make_run(made, maps, masks, classes, probe=probe, controls=[maps]), probe).findings
+
+    assert [finding.name for finding in found] == [f"fine-best-channel/{n}@conv" for n in ("gland", "fat")]
+    assert ["not estimable" in finding.statement for finding in found] == [False, True]
+    assert all(finding.verdict == "notice" for finding in found)
 
 
 def test_a_dead_channel_counts_nowhere(made):

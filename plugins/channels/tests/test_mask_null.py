@@ -241,7 +241,6 @@ def test_sums_over_moved_masks_equal_the_loops(seed, columns):
 
     targets = {
         "gland": ((0,), (-1,)),
-        "white": ((1,), (-1,)),
         "not gland": ((1, -2), (-1,)),
         "tissue without gland": ((-2,), (-1, 1)),
     }

@@ -7,6 +7,7 @@ import pytest
 import torch
 from wsss_probe_channels import ChannelF1
 
+from wsss_probe import Gallery
 from wsss_probe.errors import UsageError
 from wsss_probe.schema import check_conclusion, check_sections
 
@@ -381,23 +382,66 @@ def test_complements_are_classes_of_their_own(made):
     run = made.run(maps, masks, classes=("gland", "white"), probe=auto)
 
     conclusion = concluded(run, auto)
-    galleries = check_sections(auto.sections(conclusion.summary, run), "x")[0].blocks[-4:]
+    galleries = check_sections(auto.sections(conclusion.summary, run), "x")[0].blocks[-3:]
 
-    names = ["gland", "white", "not gland", "tissue without gland"]
+    names = ["gland", "not gland", "tissue without gland"]
     assert conclusion.summary["class"].values.tolist() == names
     assert [finding.name for finding in conclusion.findings] == [f"best-channel/{n}@conv" for n in names]
     assert conclusion.summary["best_n"].values[:2].tolist() == [10, 10]  # half of 20: all white is known too
-    assert conclusion.summary["best_channel"].values[[0, 2, 3]].tolist() == [2, 3, 3]
-    assert run.audited.table["area"].isel({"image": 5}).values.tolist() == [
-        0,
-        1,
-        1,
-        pytest.approx(math.nan, nan_ok=True),
-    ]
+    assert conclusion.summary["best_channel"].values.tolist() == [2, 3, 3]
+    area = run.audited.table["area"].isel({"image": 5}).values.tolist()
+    assert area == [0, 1, pytest.approx(math.nan, nan_ok=True)]
+    assert [gallery.caption.split(":")[0] for gallery in galleries] == [f"Class {name}" for name in names]
     rest = galleries[-1]
     assert "tissue without gland" in rest.caption
     index = run.images["name"].tolist().index(rest.rows[-1][0])
     np.testing.assert_array_equal(rest.rows[-1][1][1].outline, masks[index].numpy() == -2)
+
+
+@pytest.mark.parametrize(
+    ("classes", "complements", "targets"),
+    [
+        (("white", "gland"), "auto", "gland, not gland, tissue without gland"),
+        (("gland", "white", "fat"), "auto", "gland, fat"),
+        (
+            ("white", "gland", "fat"),
+            "all",
+            "gland, fat, not gland, tissue without gland, not fat, tissue without fat",
+        ),
+    ],
+)
+def test_galleries_know_their_class_wherever_white_stands(classes, complements, targets, made):
+    """Images are chosen, and pixels outlined, by the class of that name, not by its place among the masks."""
+    value = {name: position for position, name in enumerate(classes)}
+    blobs, masks = made.blobs(20), torch.full((20, 32, 32), -2)
+    masks[:, 16:, 16:] = value.get("fat", -2)
+    masks[blobs == 0] = value["gland"]
+    masks[:, :, -4:] = value["white"]
+    maps = made.plant(made.noise(20, 5), blobs, channel=2)
+    maps = made.plant(maps, torch.where(masks == value.get("fat", -9), 0, -2), channel=1, level=0.1)
+    auto = ChannelF1(layer="conv", complements=complements)
+    run = made.run(maps, masks, classes=classes, probe=auto)
+
+    summary = concluded(run, auto).summary
+    blocks = check_sections(auto.sections(summary, run), "x")[0].blocks
+    galleries = [block for block in blocks if isinstance(block, Gallery)]
+
+    names = targets.split(", ")
+    assert summary["class"].values.tolist() == names
+    for name, gallery in zip(names, galleries, strict=True):
+        thing = name.split()[-1]
+        leader = {"gland": 2, "fat": 1}[thing]
+        assert gallery.caption.startswith(f"Class {name}: ")
+        assert f"on the images where F1 of channel {leader} with {thing} is at " in gallery.caption
+        title, pictures = gallery.rows[-1]
+        shown = run.images["name"].tolist().index(title)
+        scores = run.audited.table["f1"].sel({"class": thing}).values[:, leader]
+        assert scores[shown] == scores.max()
+        mask = masks[shown].numpy()
+        outline = mask == value[thing]
+        if name != thing:
+            outline = ~outline & (name.startswith("not ") | (mask != value["white"]))
+        np.testing.assert_array_equal(pictures[1].outline, outline)
 
 
 def test_unknown_complements_are_refused():

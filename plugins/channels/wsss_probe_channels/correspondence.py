@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 from wsss_probe.errors import UsageError
-from wsss_probe.masks import WHITE
 from wsss_probe_channels.targets import MaskTarget, targets_of
 
 __all__ = ["Correspondence", "correspond"]
@@ -52,7 +51,8 @@ def correspond(
 
     A pair named in ``match`` comes first, then equal names, whatever their case. Of two classes of
     which only one is matched, and that to a mask class, the other is taken to be what is left without it:
-    ``tissue without gland`` where white background has a mask class, else ``not gland``.
+    ``tissue without gland`` where white background has a mask class, else ``not gland``. A class named like
+    a mask class that is no target, white, is not what is left.
 
     Parameters
     ----------
@@ -83,23 +83,28 @@ def correspond(
     by_name = {target.name.casefold(): target.name for target in targets_of(mask_classes)}
     targets = {name: given.get(name) or by_name.get(name.casefold(), "") for name in classes}
     reasons = {name: "named by match" if name in given else "same name" for name in classes if targets[name]}
-    other = _other(targets, targets_of(mask_classes))
+    other = _other(targets, targets_of(mask_classes), {name.casefold() for name in mask_classes})
     if other is not None:
         name, target, thing = other
         targets[name], reasons[name] = target, f"the complement of {thing}, since there are two classes"
     return Correspondence(targets, reasons)
 
 
-def _other(targets: Mapping[str, str], possible: Sequence[MaskTarget]) -> tuple[str, str, str] | None:
+def _other(
+    targets: Mapping[str, str], possible: Sequence[MaskTarget], masked: Collection[str]
+) -> tuple[str, str, str] | None:
     """Of two classes, the one without a target, the complement that it gets, and of what."""
     found = [target for target in targets.values() if target]
-    own = {target.name for target in possible if not target.complement and target.name != WHITE}
+    own = {target.name for target in possible if not target.complement}
     if len(targets) != 2 or len(found) != 1 or found[0] not in own:
+        return None
+    left = next(name for name in targets if not targets[name])
+    if left.casefold() in masked:
         return None
     complements = [target.name for target in possible if target.complement]
     for target in (f"tissue without {found[0]}", f"not {found[0]}"):
         if target in complements:
-            return next(name for name in targets if not targets[name]), target, found[0]
+            return left, target, found[0]
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from wsss_probe.contracts import Run
     from wsss_probe_channels.probe import ChannelF1
+    from wsss_probe_channels.targets import MaskTarget
 
 __all__ = ["channel_gallery"]
 
@@ -46,8 +48,7 @@ def channel_gallery(probe: ChannelF1, summary: xr.Dataset, run: Run, position: i
     random = np.flatnonzero(summary["drawn"].values[:, position])
     rows = run.rows(probe.name)
     f1 = rows["f1"].isel({"channel": [*best, *random], "class": position}).values
-    thing = probe.targets(run.survey.mask_classes)[position].position
-    leader, shown = _images(summary, rows, thing)
+    leader, shown = _images(summary, rows, _thing(probe.targets(run.survey.mask_classes), position))
     if not shown:  # the class itself is nowhere, what is left without it may be
         leader, shown = _images(summary, rows, position)
     names = [
@@ -68,6 +69,12 @@ def channel_gallery(probe: ChannelF1, summary: xr.Dataset, run: Run, position: i
         "its best; outline: the class."
     )
     return Gallery(tuple(strips), caption)
+
+
+def _thing(targets: Sequence[MaskTarget], position: int) -> int:
+    """Place among the targets of the class that the one at ``position`` is, or is without."""
+    own = targets[position].position
+    return next(at for at, other in enumerate(targets) if other.position == own and not other.complement)
 
 
 def _images(summary: xr.Dataset, rows: xr.Dataset, position: int) -> tuple[str, list[int]]:
