@@ -60,7 +60,10 @@ class MaskTarget:
 
 
 def targets_of(mask_classes: Sequence[str], complements: Complements = "auto") -> tuple[MaskTarget, ...]:
-    """List the targets of a manifest's masks: each class, then complements.
+    """List the targets of a manifest's masks: each class but white, then complements.
+
+    White is bare glass and no thing that a channel should outline; it only says which pixels a
+    complement leaves out. A manifest whose only class is white keeps it.
 
     Parameters
     ----------
@@ -74,12 +77,12 @@ def targets_of(mask_classes: Sequence[str], complements: Complements = "auto") -
     Examples
     --------
     >>> [target.name for target in targets_of(("gland", "white"))]
-    ['gland', 'white', 'not gland', 'tissue without gland']
+    ['gland', 'not gland', 'tissue without gland']
     """
     own = tuple(MaskTarget(name, position) for position, name in enumerate(mask_classes))
-    things = [target for target in own if target.name != WHITE]
-    if complements == "none" or (complements == "auto" and len(things) != 1):
-        return own
+    things = tuple(target for target in own if target.name != WHITE)
+    if complements == "none" or not things or (complements == "auto" and len(things) != 1):
+        return things or own
     white = list(mask_classes).index(WHITE) if WHITE in mask_classes else -1
     made: list[MaskTarget] = []
     for thing in things:
@@ -87,7 +90,7 @@ def targets_of(mask_classes: Sequence[str], complements: Complements = "auto") -
         if white >= 0:
             name = f"tissue without {thing.name}"
             made.append(MaskTarget(name, thing.position, complement=True, white=white))
-    return (*own, *made)
+    return (*things, *made)
 
 
 def planes(masks: Tensor, targets: Sequence[MaskTarget]) -> tuple[Tensor, Tensor]:
