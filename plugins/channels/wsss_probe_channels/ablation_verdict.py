@@ -128,7 +128,9 @@ def accuracy_finding(summary: xr.Dataset, layer: str, run: Run) -> Finding:
         f"Layer {layer}: {zero} of {channels} channels change accuracy ({summary.attrs['accuracy']:.3f}), "
         f"with an interval that excludes 0, when set to zero, {mean} when set to their mean (not corrected "
         f"for {channels} channels)",
-        f"the largest loss is channel {worst}, {change:+.3f} [{low:+.3f}, {high:+.3f}]",
+        f"the largest loss is channel {worst}, {change:+.3f} [{low:+.3f}, {high:+.3f}]"
+        if change < 0
+        else "no channel loses any",
         f"controls have {counts.min():.0f} to {counts.max():.0f} such channels"
         if len(counts)
         else "no living control to compare with",
