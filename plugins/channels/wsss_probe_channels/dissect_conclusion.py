@@ -55,7 +55,8 @@ def conclude(name: str, layer: str, run: Run, *, kept: bool) -> Conclusion:
         "how": halves.how if halves else "chosen and scored on all images, so optimistic",
         "share": share,
         "unique": int((table["detectors"].values > 0).sum()),
-        "images": int(halves.score.sum()) if halves else len(run.images),
+        "images": int((halves.choose | halves.score).sum()) if halves else len(run.images),
+        "scored": int(halves.score.sum()) if halves else len(run.images),
     }
     findings = [_best_finding(summary, layer, run, position) for position in range(len(best))]
     return Conclusion(summary, (*findings, _detector_finding(summary, layer, run)))
@@ -267,7 +268,7 @@ def _best_finding(summary: xr.Dataset, layer: str, run: Run, position: int) -> F
         "; ".join(parts) + ".",
         effect=iou,
         interval=(low, high) if np.isfinite(low) else None,
-        n=int(row["best_n"]) or summary.attrs["images"],
+        n=int(row["best_n"]) or summary.attrs["scored"],
         groups=int(row["best_groups"]) or None,
         unit="IoU",
         control=f"{len(controls)} control networks, best channel each",

@@ -65,7 +65,7 @@ def _channels(summary: xr.Dataset) -> Table:
     for key, title in (("reached", "reached"), ("crowded", "crowded"), ("coverage", "covers")):
         columns[title] = summary[key].values[order]
     caption = (
-        "One row per channel, over all images. IoU from sums over images, so it weighs pixels; cap: the "
+        f"One row per channel, over all images (n = {summary.attrs['images']}). IoU from sums over images, so it weighs pixels; cap: the "
         "largest IoU that regions of these sizes can have; IoU all images: the channel's pixels counted also "
         "on images without any labelled object. Intervals and controls: see under chance."
     )
@@ -91,7 +91,7 @@ def _figure(summary: xr.Dataset) -> Figure:
         intervals=list(zip(data["low"], data["high"], strict=True)),
     )
     caption = (
-        f"Best channel of each concept, {summary.attrs['how']}; n = {summary.attrs['images']} images; "
+        f"Best channel of each concept, {summary.attrs['how']}; n = {summary.attrs['scored']} images; "
         "whiskers: 95 % interval over groups"
         + ("" if np.isfinite(data["low"]).any() else " (none: counts by image were too large to keep)")
         + f"; grey: {len(controls)} living controls, whose own best channels are chosen and scored alike."
