@@ -65,8 +65,8 @@ def _channels(summary: xr.Dataset) -> Table:
     for key, title in (("reached", "reached"), ("crowded", "crowded"), ("coverage", "covers")):
         columns[title] = summary[key].values[order]
     caption = (
-        f"One row per channel, over all images (n = {summary.attrs['images']}). IoU from sums over images, so "
-        "it weighs pixels; cap: the largest IoU that regions of these sizes can have; IoU all images: the "
+        f"One row per channel, over all images (n = {summary.attrs['images']}). IoU from sums over images: "
+        "pixels are weighed; cap: the largest IoU that regions of these sizes can have; IoU all images: the "
         "channel's pixels counted also on images without any labelled object. Intervals and controls: see "
         "under chance."
     )
