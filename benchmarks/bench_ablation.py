@@ -8,7 +8,7 @@ interruptions of a long run would flatter a short one. Seconds per image, the me
               all logits, decisions, chosen channels and bootstrap intervals, over 256 images, divided by 256
 ``loop``      what one would write: zero one channel of a copy of the maps, pool, run the linear layer again
 
-The loop makes logits for zero only and no decisions. Both must give the same logits. The target is
+The loop makes logits for zero only and no decisions. Both must give the same logits. The region is
 ablation <= 0.2 x forward. Run ``python benchmarks/bench_ablation.py``, or with ``--quick`` for one round.
 """
 
@@ -67,8 +67,8 @@ def ablation() -> tuple[float, list[float]]:
     """Seconds an image of the whole conclusion, and the changes of the first image."""
     import pandas as pd
     import xarray as xr
-    from wsss_probe_channels.ablation import Labels, linear_effects
-    from wsss_probe_channels.ablation_probe import Ablation
+    from wsss_probe_channels.units.ablation import Labels, linear_effects
+    from wsss_probe_channels.units.ablation_probe import Ablation
 
     from wsss_probe import Head, Survey
 

@@ -4,13 +4,13 @@ All is processor time of one thread, so that a busy machine disturbs it little, 
 two. Every round is a fresh child process in which the sides take turns; the median of the rounds is reported.
 
 ``forward``  torchvision's VGG-16 without its last pool and head, tuned: channels_last, glibc keeps memory
-``layer``    the probe channel-f1: all 512 channels on the layer's grid, two targets, and its baselines
-``best``     channel-f1-fine: the 32 best channels of both targets, here 64, on the masks' grid
+``layer``    the probe channel-f1: all 512 channels on the layer's grid, two regions, and its baselines
+``best``     channel-f1-fine: the 32 best channels of both regions, here 64, on the masks' grid
 ``all``      channel-f1-fine with all 512 channels
-``loop``     what a user would write: resize, skimage's Otsu and sklearn's F1 map by map, both targets;
+``loop``     what a user would write: resize, skimage's Otsu and sklearn's F1 map by map, both regions;
              made for few maps and scaled to 512
 
-Targets: layer <= 0.05 x forward, all <= 4 x forward. ``peak_mb`` is what the screen of all channels adds to
+Regions: layer <= 0.05 x forward, all <= 4 x forward. ``peak_mb`` is what the screen of all channels adds to
 the resident memory, for batches of one and of four images, whose resized maps would be 411 and 1,644 MB.
 
 Run ``python benchmarks/bench_screen.py`` (some minutes), or with ``--quick`` for one round.
@@ -97,8 +97,8 @@ def loop(given: Batch, number: int, side: int) -> None:
     for one in given.activations["conv"][0, :number]:
         resized = torch.nn.functional.interpolate(one[None, None], size=size, mode="bilinear")[0, 0].numpy()
         found = (resized > threshold_otsu(resized)).ravel()
-        for target in (truth, ~truth):
-            f1_score(target, found)
+        for region in (truth, ~truth):
+            f1_score(region, found)
 
 
 def seconds(step: Callable[[], object], repeats: int) -> float:
@@ -115,7 +115,7 @@ def timed() -> dict[str, float]:
     """Seconds for one image of every side, in one process."""
     import torch
     from wsss_probe_channels import ChannelF1
-    from wsss_probe_channels.fine import ChannelF1Fine
+    from wsss_probe_channels.screening.fine import ChannelF1Fine
 
     from wsss_probe.allocator import tune_allocator
 
@@ -141,7 +141,7 @@ def timed() -> dict[str, float]:
 def peak(images: int) -> float:
     """MB that the screen of all channels adds to the resident memory of a process that made its maps."""
     import torch
-    from wsss_probe_channels.fine import ChannelF1Fine
+    from wsss_probe_channels.screening.fine import ChannelF1Fine
 
     from wsss_probe.allocator import tune_allocator
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsss_probe.report.markdown import literal, markdown_html
 from wsss_probe.report.page import script_json
 from wsss_probe.report.text import number, one_line, visible
 
@@ -95,3 +98,13 @@ def test_script_json_refuses_what_json_has_not() -> None:
     """NaN in a script element would stop the page's script; it never gets there."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         script_json([math.nan])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["[x](http://a.b)", "**q** `c`", "<b>", "a_b_c", "# top", "- item", "1. one", "| a |", "~~s~~", "\\"],
+)
+def test_literal_names_stay_as_they_are(name: str) -> None:
+    """A name that looks like Markdown is shown sign by sign, without a link or any other tag."""
+    shown = markdown_html(literal(name))
+    assert html.unescape(re.sub(r"</?p>|\n", "", shown)) == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import nh3
@@ -9,7 +10,10 @@ from markdown_it import MarkdownIt
 
 from wsss_probe.report.text import visible
 
-__all__ = ["markdown_html"]
+__all__ = ["literal", "markdown_html"]
+
+_MARKS = re.compile(r"([!-/:-@\[-`{-~])")
+"""Every sign that Markdown may take for markup; a backslash before any of them is allowed."""
 
 _TAGS = {
     "p", "br", "hr", "em", "strong", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a",
@@ -51,3 +55,22 @@ def markdown_html(markdown: str) -> str:
         link_rel="noopener noreferrer",
         url_relative="deny",
     )
+
+
+def literal(text: object) -> str:
+    r"""Write Markdown that shows a text as it is, a name of a layer or class say.
+
+    Parameters
+    ----------
+    text : object
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> literal("a*b_c")
+    'a\\*b\\_c'
+    """
+    return _MARKS.sub(r"\\\1", visible(str(text)).replace("\n", " "))

@@ -11,9 +11,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from wsss_probe_channels import ablation, ablation_pass
-from wsss_probe_channels.ablation import Labels, linear_effects, right
-from wsss_probe_channels.ablation_probe import Ablation, ResumedAblation
+from wsss_probe_channels.units import ablation, ablation_pass
+from wsss_probe_channels.units.ablation import Labels, linear_effects, right
+from wsss_probe_channels.units.ablation_probe import Ablation, ResumedAblation
 
 from wsss_probe import Head, Survey
 from wsss_probe.errors import UsageError

@@ -11,8 +11,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from wsss_probe_channels.census_probe import Census
-from wsss_probe_channels.duplicates import correlation, duplicates, moments
+from wsss_probe_channels.units.census_probe import Census
+from wsss_probe_channels.units.duplicates import correlation, duplicates, moments
 
 from wsss_probe import Head, LayerInfo, Survey
 from wsss_probe.errors import UsageError

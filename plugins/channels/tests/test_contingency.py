@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels.contingency import Scores, covering, crossed_rates, crossings, screened_classes
+from wsss_probe_channels.weights.contingency import (
+    Scores,
+    covering,
+    crossed_rates,
+    crossings,
+    screened_classes,
+)
 
 
 def slow_scores(f1, coverage, area):
@@ -66,7 +72,7 @@ def test_scores_and_rates_follow_the_definition(seed):
 
 
 def test_an_independent_mask_scores_nothing_whatever_its_size():
-    """Random masks of any coverage have a score near 0 for small and large targets; all-ones would not."""
+    """Random masks of any coverage have a score near 0 for small and large regions; all-ones would not."""
     random = np.random.default_rng(0)
     truth = random.random((200, 1, 400)) < np.array([0.1, 0.7]).repeat(100)[:, None, None]
     masks = random.random((200, 5, 400)) < np.array([0.05, 0.2, 0.5, 0.8, 0.95])[:, None]
@@ -77,7 +83,7 @@ def test_an_independent_mask_scores_nothing_whatever_its_size():
 
     assert np.abs(score).max() < 0.01
     large = f1[100:, 1].mean() - 2 * 0.7 / 1.7
-    assert large < -0.4  # less the all-ones level, a small mask would count against the large target
+    assert large < -0.4  # less the all-ones level, a small mask would count against the large region
 
 
 def test_resampled_groups_count_as_often_as_they_were_drawn():
@@ -93,14 +99,14 @@ def test_resampled_groups_count_as_often_as_they_were_drawn():
 
 
 def test_a_tie_or_a_score_below_zero_is_no_class():
-    """A channel that covers two targets alike, or none beyond independence, is screened for none."""
+    """A channel that covers two regions alike, or none beyond independence, is screened for none."""
     score = np.array([[0.2, 0.2], [-0.1, -0.3], [0.0, -1.0], [np.nan, np.nan], [np.nan, 0.1]])
 
     assert screened_classes(score).tolist() == [-1, -1, -1, -1, 1]
 
 
 def planted(seed, share, images=30, channels=60, noise=0.05):
-    """Channels that cover one of two complementary targets; a share of the weights is exchanged."""
+    """Channels that cover one of two complementary regions; a share of the weights is exchanged."""
     random = np.random.default_rng(seed)
     truth = random.integers(0, 2, channels)
     weight_class = np.where(random.random(channels) < share, 1 - truth, truth)

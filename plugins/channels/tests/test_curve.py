@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from wsss_probe_channels.curve import control_range, score_curve
+from wsss_probe_channels.screening.curve import control_range, score_curve
 
 
 def summary(channels=5, classes=2, alive=(True, True, False)):

@@ -8,13 +8,13 @@ import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels import dissect as module
-from wsss_probe_channels.dissect import overlap
-from wsss_probe_channels.dissect_conclusion import iou_table
-from wsss_probe_channels.dissect_probe import Dissect
-from wsss_probe_channels.quantiles import Quantiles
-from wsss_probe_channels.selection import split_halves
-from wsss_probe_channels.targets import targets_of
+from wsss_probe_channels.regions import regions_of
+from wsss_probe_channels.screening.selection import split_halves
+from wsss_probe_channels.units import dissect as module
+from wsss_probe_channels.units.dissect import overlap
+from wsss_probe_channels.units.dissect_conclusion import iou_table
+from wsss_probe_channels.units.dissect_probe import Dissect
+from wsss_probe_channels.units.quantiles import Quantiles
 
 from wsss_probe.errors import UsageError
 from wsss_probe.layers import describe_layers
@@ -129,7 +129,7 @@ def test_rows_and_columns_are_not_exchanged():
     """A channel in the upper right meets a concept in the upper right of a map that is not square."""
     maps, masks = torch.zeros(1, 1, 2, 4), torch.full((1, 4, 8), -2)
     maps[..., 0, 3], masks[:, 0, 7] = 1.0, 0
-    seen = overlap(maps, torch.tensor([0.9]), masks, targets_of(("gland",), "none"))
+    seen = overlap(maps, torch.tensor([0.9]), masks, regions_of(("gland",), "none"))
 
     assert seen.intersection.item() == 1
 
@@ -138,12 +138,12 @@ def test_the_threshold_is_strict_and_skipping_is_exact(monkeypatch):
     """A map whose largest value is the threshold has no pixel; chunks of one channel change nothing."""
     maps, masks = example(2)
     top = maps[:, 0].max().repeat(3)
-    targets = targets_of(("gland", "fat"), "none")
-    assert overlap(maps, top, masks, targets).unit[:, 0].sum() == 0
+    regions = regions_of(("gland", "fat"), "none")
+    assert overlap(maps, top, masks, regions).unit[:, 0].sum() == 0
 
-    whole = overlap(maps, top / 3, masks, targets).unit
+    whole = overlap(maps, top / 3, masks, regions).unit
     monkeypatch.setattr(module, "_CHUNK", 1)
-    assert torch.equal(overlap(maps, top / 3, masks, targets).unit, whole)
+    assert torch.equal(overlap(maps, top / 3, masks, regions).unit, whole)
 
 
 # -- what the paper's definitions imply -----------------------------------------------------------

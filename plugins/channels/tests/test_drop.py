@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from wsss_probe_channels.drop import drop_interval
-from wsss_probe_channels.selection import Halves, best_channel
+from wsss_probe_channels.screening.drop import drop_interval
+from wsss_probe_channels.screening.selection import Halves, best_channel
 
 # -- reference --------------------------------------------------------------------------------
 

@@ -11,10 +11,11 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from wsss_probe_channels import ChannelF1, fine
-from wsss_probe_channels.fine import ChannelF1Fine, chosen_channels
-from wsss_probe_channels.fine_conclusion import rank_agreement
-from wsss_probe_channels.table import channel_table
+from wsss_probe_channels import ChannelF1
+from wsss_probe_channels.screening import fine
+from wsss_probe_channels.screening.fine import ChannelF1Fine, chosen_channels
+from wsss_probe_channels.screening.fine_conclusion import rank_agreement
+from wsss_probe_channels.screening.table import channel_table
 
 from wsss_probe.errors import UsageError
 from wsss_probe.schema import check_conclusion, check_observation, check_sections
@@ -143,9 +144,9 @@ def otsu_by_loops(one):
     return threshold
 
 
-def f1_by_loops(one, mask, target):
-    """F1 of a map with a target given as (wanted values, ignored values)."""
-    wanted, ignored = target
+def f1_by_loops(one, mask, region):
+    """F1 of a map with a region given as (wanted values, ignored values)."""
+    wanted, ignored = region
     resized = bilinear_by_loops(one, len(mask), len(mask[0]))
     threshold = otsu_by_loops(resized)
     both = claimed = there = 0
@@ -159,7 +160,7 @@ def f1_by_loops(one, mask, target):
 
 
 def test_rows_are_the_formula(made):
-    """Map up bilinearly, then Otsu, then F1 on the mask's pixels, for every target, by loops."""
+    """Map up bilinearly, then Otsu, then F1 on the mask's pixels, for every region, by loops."""
     generator = torch.Generator().manual_seed(3)
     maps = torch.rand(2, 3, 4, 6, generator=generator)
     masks = torch.randint(-2, 2, (2, 9, 15), generator=generator)
@@ -167,18 +168,18 @@ def test_rows_are_the_formula(made):
     coarse = coarse_of(made, maps, masks, classes)
     rows = rows_of(made, maps, masks, classes, probe=ChannelF1Fine("conv", channels=0), table=coarse)
     # values: -2 background, -1 ignored, 0 gland, 1 white
-    targets = {
+    regions = {
         "gland": ({0}, {-1}),
         "not gland": ({-2, 1}, {-1}),
         "tissue without gland": ({-2}, {-1, 1}),
     }
 
-    assert rows["class"].values.tolist() == list(targets)
+    assert rows["class"].values.tolist() == list(regions)
     for image in range(2):
         for channel in range(3):
-            for name, target in targets.items():
+            for name, region in regions.items():
                 found = rows["f1"].sel({"place": channel, "class": name}).values[image]
-                wanted = f1_by_loops(maps[image, channel].tolist(), masks[image].tolist(), target)
+                wanted = f1_by_loops(maps[image, channel].tolist(), masks[image].tolist(), region)
                 assert found == pytest.approx(wanted, abs=1e-6)
 
 
@@ -222,8 +223,8 @@ def test_the_best_of_each_class_are_chosen_once(number, seed):
     assert found.tolist() == sorted(wanted)
 
 
-def test_zero_chooses_all_and_a_missing_target_is_named():
-    """0 stands for all channels; a target that the coarse screen does not know is one clear error."""
+def test_zero_chooses_all_and_a_missing_region_is_named():
+    """0 stands for all channels; a region that the coarse screen does not know is one clear error."""
     table = ranked([[1, 2], [2, 1], [np.nan, np.nan]])
 
     assert chosen_channels(table, ["gland"], 0).tolist() == [0, 1, 2]
@@ -405,7 +406,7 @@ def test_not_testable_is_said_and_never_ok(made):
 
 
 def test_all_ones_is_scored_on_the_masks_pixels(made):
-    """The baseline is 2a / (1 + a) of the target's share of the mask's own pixels, not of the cells."""
+    """The baseline is 2a / (1 + a) of the region's share of the mask's own pixels, not of the cells."""
     masks = torch.full((8, 32, 32), -2)
     masks[:, :13, :11] = 0
     probe = ChannelF1Fine("conv", channels=2)
@@ -434,7 +435,7 @@ def test_all_ones_is_scored_on_the_masks_pixels(made):
 )
 @pytest.mark.parametrize("channels", [0, 2])
 def test_degenerate_data_never_crash(case, channels, made):
-    """Whatever is missing, there is a statement for every target, and none that is ok."""
+    """Whatever is missing, there is a statement for every region, and none that is ok."""
     masks, maps = made.blobs(6), made.noise(6, 3)
     if case == "absent class":
         masks[:] = -2

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from wsss_probe_channels.head_weights import HeadWeights
-from wsss_probe_channels.taxonomy import SIGNS, sign_counts
+from wsss_probe_channels.weights.head_weights import HeadWeights
+from wsss_probe_channels.weights.taxonomy import SIGNS, sign_counts
 
 from wsss_probe import Head
 from wsss_probe.errors import UsageError
@@ -146,7 +146,7 @@ def test_few_classes_are_all_asked_for():
     assert part.needs(survey).gradients == {("stem", 0), ("stem", 1), ("stem", 2)}
 
 
-def test_of_many_classes_those_with_a_target_are_asked_for_first():
+def test_of_many_classes_those_with_a_region_are_asked_for_first():
     """With a limit of two, the class with a mask and the first other one; the rest stay undefined."""
     scene = unproved(make_scene(models.multi_logit(5)), ("a", "b", "c", "Rectangle", "e"))
     probe = HeadWeights(classes=2)
@@ -162,16 +162,16 @@ def test_of_many_classes_those_with_a_target_are_asked_for_first():
     assert summary["weight_class"].values.tolist() == expected.tolist()
 
 
-def test_targets_are_recorded():
-    """The table says which mask target each class is looked for in, by name, option and complement."""
+def test_regions_are_recorded():
+    """The table says which mask region each class is looked for in, by name, option and complement."""
     named = replace(make_scene().survey, classes=("empty", "rectangle"))
     scene = replace(make_scene(), survey=named)
 
     by_name, _ = concluded(scene, HeadWeights())
     by_option, _ = concluded(make_scene(), HeadWeights(match={"class 0": "rectangle"}))
 
-    assert by_name.summary.attrs["targets"] == {"empty": "not rectangle", "rectangle": "rectangle"}
-    assert by_option.summary.attrs["targets"] == {"class 0": "rectangle", "class 1": "not rectangle"}
+    assert by_name.summary.attrs["regions"] == {"empty": "not rectangle", "rectangle": "rectangle"}
+    assert by_option.summary.attrs["regions"] == {"class 0": "rectangle", "class 1": "not rectangle"}
 
 
 # -- signs --------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_nothing_matched_names_the_option():
     conclusion, _ = concluded(make_scene(), HeadWeights())
 
     (finding,) = conclusion.findings
-    assert (finding.name, finding.verdict) == ("weight-targets@features", "notice")
+    assert (finding.name, finding.verdict) == ("weight-regions@features", "notice")
     assert "[probes.head-weights.match]" in finding.statement
 
 
@@ -236,11 +236,11 @@ def test_effective_weights_are_named_as_such():
 
 
 def test_without_masks_weights_are_read_all_the_same():
-    """No masks: no target and no complaint about names."""
+    """No masks: no region and no complaint about names."""
     conclusion, _ = concluded(make_scene().without_masks(), HeadWeights())
 
     assert conclusion.findings == ()
-    assert set(conclusion.summary.attrs["targets"].values()) == {""}
+    assert set(conclusion.summary.attrs["regions"].values()) == {""}
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_weights_that_are_not_finite_are_counted_as_such():
         ({"classes": 0}, "found: 0; wanted: a whole number from 1"),
         ({"classes": True}, "found: True"),
         ({"match": "gland"}, "found: 'gland'"),
-        ({"match": {"a": 3}}, "wanted: <class> = <mask target>"),
+        ({"match": {"a": 3}}, "wanted: <class> = <mask region>"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options, wrong):

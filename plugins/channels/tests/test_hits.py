@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels.hits import Tally, central, exchanged, hit_rate
+from wsss_probe_channels.weights.hits import Tally, central, exchanged, hit_rate
 
 
 def slow_rates(inside, area, members):
@@ -65,7 +65,7 @@ def test_exchanges_keep_the_number_of_each_class():
     assert len({tuple(row) for row in made.tolist()}) > 10
 
 
-def test_images_that_the_target_fills_or_misses_do_not_dilute():
+def test_images_that_the_region_fills_or_misses_do_not_dilute():
     """Where every point hits or none can, a point says nothing; only images in between count."""
     inside = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
     members = np.array([True, False])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from skimage.filters import threshold_otsu
-from wsss_probe_channels.intensity import intensity_f1, rule_names
-from wsss_probe_channels.targets import targets_of
+from wsss_probe_channels.regions import regions_of
+from wsss_probe_channels.screening.intensity import intensity_f1, rule_names
 
-GLAND = targets_of(("gland",), "none")
+GLAND = regions_of(("gland",), "none")
 
 
 def by_the_book(image, mask, side):

@@ -1,4 +1,4 @@
-"""A channel follows its target when its mask moves with the image; what keys on a place does not."""
+"""A channel follows its region when its mask moves with the image; what keys on a place does not."""
 
 import math
 from collections import OrderedDict
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 from torch import nn
 from wsss_probe_channels import ChannelF1
-from wsss_probe_channels.invariance import chosen_images, follow, mask_iou
-from wsss_probe_channels.invariance_probe import Invariance
-from wsss_probe_channels.invariance_verdict import Evidence, Moved, invariance_finding
-from wsss_probe_channels.motions import NAMES, axis, motions
+from wsss_probe_channels.units.invariance import chosen_images, follow, mask_iou
+from wsss_probe_channels.units.invariance_probe import Invariance
+from wsss_probe_channels.units.invariance_verdict import Evidence, Moved, invariance_finding
+from wsss_probe_channels.units.motions import NAMES, axis, motions
 
 from wsss_probe import Head, LayerInfo, Survey
 from wsss_probe.errors import UsageError

@@ -14,7 +14,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wsss_probe_channels import ChannelF1
-from wsss_probe_channels.mask_null import (
+from wsss_probe_channels.nulls.mask_null import (
     binarised,
     donors,
     draw_sums,
@@ -23,8 +23,8 @@ from wsss_probe_channels.mask_null import (
     offsets,
     shifted,
 )
-from wsss_probe_channels.mask_null_probe import ChannelNull, PermutedNull
-from wsss_probe_channels.targets import targets_of
+from wsss_probe_channels.nulls.mask_null_probe import ChannelNull, PermutedNull
+from wsss_probe_channels.regions import regions_of
 
 from wsss_probe import Batch, Head, LayerInfo, Survey, hookimpl
 from wsss_probe.auditing import perform
@@ -239,14 +239,14 @@ def test_sums_over_moved_masks_equal_the_loops(seed, columns):
 
     seen = probe.observe(batch(maps, masks, ("gland", "white"), [0, 1, 2])).partial
 
-    targets = {
+    regions = {
         "gland": ((0,), (-1,)),
         "not gland": ((1, -2), (-1,)),
         "tissue without gland": ((-2,), (-1, 1)),
     }
-    assert seen["class"].values.tolist() == list(targets)
+    assert seen["class"].values.tolist() == list(regions)
     moves = offsets(7, [0, 1, 2], 3, (4, columns)).tolist()
-    for draw, channel, (name, (inside, ignored)) in itertools.product(range(4), range(2), targets.items()):
+    for draw, channel, (name, (inside, ignored)) in itertools.product(range(4), range(2), regions.items()):
         scores = [
             slow_f1(
                 maps[n, channel].tolist(), slow_shift(masks[n].tolist(), *moves[n][draw]), inside, ignored
@@ -438,7 +438,7 @@ def test_the_right_size_in_the_wrong_place_passes_exchanged_masks_only():
 
 def quick(maps, masks, masks_of, draws=39):
     """Compare with drawn masks, without a run around it: p of the first channel and of the best."""
-    total, count = draw_sums(binarised(maps), masks_of, draws + 1, targets_of(("gland",), "none"))
+    total, count = draw_sums(binarised(maps), masks_of, draws + 1, regions_of(("gland",), "none"))
     table = null_table(mean_scores(total, count), np.ones((maps.shape[1], 1), dtype=bool), "null")
     return float(table["p_null"].values[0, 0]), float(table["p_best_null"].values[0])
 
@@ -510,7 +510,7 @@ def test_chunks_of_draws_change_nothing(monkeypatch):
     """One draw at a time gives the sums of all draws at once."""
     maps, masks = noise(4, 3, 0), blobs(4, 0)
     whole = shift_run(maps, masks)[1].partial("channel-null@conv")
-    monkeypatch.setattr("wsss_probe_channels.mask_null._CHUNK", 1)
+    monkeypatch.setattr("wsss_probe_channels.nulls.mask_null._CHUNK", 1)
 
     assert shift_run(maps, masks)[1].partial("channel-null@conv").equals(whole)
 

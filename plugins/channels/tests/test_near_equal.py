@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 from torch import nn
-from wsss_probe_channels.near_equal import (
+from wsss_probe_channels.pairs.near_equal import (
     agreement,
     choose_pairs,
     known_classes,
     near_equal_pairs,
     random_pairs,
 )
-from wsss_probe_channels.near_equal_conclusion import exchange_p
-from wsss_probe_channels.near_equal_probe import NearEqual, head_weights
+from wsss_probe_channels.pairs.near_equal_conclusion import exchange_p
+from wsss_probe_channels.pairs.near_equal_probe import NearEqual, head_weights
 
 from wsss_probe import Head
 from wsss_probe.errors import UsageError
@@ -202,7 +202,7 @@ def test_a_map_agrees_with_itself_and_pieces_of_a_batch_with_the_whole(monkeypat
     maps = torch.rand(7, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     ends = np.array([0, 1, 2]), np.array([0, 2, 1])
     whole = agreement(maps, *ends)
-    monkeypatch.setattr("wsss_probe_channels.near_equal._CELLS", 1)
+    monkeypatch.setattr("wsss_probe_channels.pairs.near_equal._CELLS", 1)
 
     assert whole.f1[:, 0].tolist() == [1.0] * 7
     np.testing.assert_allclose(whole.correlation[:, 0], 1)

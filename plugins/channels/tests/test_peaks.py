@@ -1,11 +1,11 @@
-"""Maxima lie at cell centres, dead maps have none, and each point is inside its target or not."""
+"""Maxima lie at cell centres, dead maps have none, and each point is inside its region or not."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels.peaks import Peaks, located
+from wsss_probe_channels.weights.peaks import Peaks, located
 
 from wsss_probe.errors import UsageError
 from wsss_probe.schema import check_conclusion, check_observation
@@ -89,7 +89,7 @@ def test_dead_maps_have_no_point(made):
 
 
 def test_inside_reads_the_pixel_under_the_centre(made):
-    """A point on the class, beside it, on white and on an ignored pixel: each target says what it must."""
+    """A point on the class, beside it, on white and on an ignored pixel: each region says what it must."""
     masks = torch.full((4, 32, 48), -2)
     masks[0], masks[2], masks[3] = 0, 1, -1
     masks[1, :, :24] = 0

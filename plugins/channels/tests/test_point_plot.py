@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from wsss_probe_channels.point_plot import point_plot
+from wsss_probe_channels.weights.point_plot import point_plot
 
 
 def test_a_point_is_drawn_at_its_place():

@@ -399,7 +399,7 @@ def test_complements_are_classes_of_their_own(made):
 
 
 @pytest.mark.parametrize(
-    ("classes", "complements", "targets"),
+    ("classes", "complements", "regions"),
     [
         (("white", "gland"), "auto", "gland, not gland, tissue without gland"),
         (("gland", "white", "fat"), "auto", "gland, fat"),
@@ -410,7 +410,7 @@ def test_complements_are_classes_of_their_own(made):
         ),
     ],
 )
-def test_galleries_know_their_class_wherever_white_stands(classes, complements, targets, made):
+def test_galleries_know_their_class_wherever_white_stands(classes, complements, regions, made):
     """Images are chosen, and pixels outlined, by the class of that name, not by its place among the masks."""
     value = {name: position for position, name in enumerate(classes)}
     blobs, masks = made.blobs(20), torch.full((20, 32, 32), -2)
@@ -426,7 +426,7 @@ def test_galleries_know_their_class_wherever_white_stands(classes, complements, 
     blocks = check_sections(auto.sections(summary, run), "x")[0].blocks
     galleries = [block for block in blocks if isinstance(block, Gallery)]
 
-    names = targets.split(", ")
+    names = regions.split(", ")
     assert summary["class"].values.tolist() == names
     for name, gallery in zip(names, galleries, strict=True):
         thing = name.split()[-1]

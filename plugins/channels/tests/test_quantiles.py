@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels.quantiles import Quantiles, histogram, upper_quantile
+from wsss_probe_channels.units.quantiles import Quantiles, histogram, upper_quantile
 
 from wsss_probe.errors import UsageError
 from wsss_probe.testing import ProbeSuite, make_scene
@@ -186,7 +186,7 @@ def test_chunks_change_nothing(monkeypatch):
     """A few channels at once give what all channels at once give."""
     maps = torch.randn(2, 7, 3, 4)
     whole = histogram(maps)
-    monkeypatch.setattr("wsss_probe_channels.quantiles._CHUNK", 50)
+    monkeypatch.setattr("wsss_probe_channels.units.quantiles._CHUNK", 50)
 
     np.testing.assert_array_equal(histogram(maps).count, whole.count)
     np.testing.assert_array_equal(

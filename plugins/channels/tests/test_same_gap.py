@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from wsss_probe_channels.same_gap import SameGap
-from wsss_probe_channels.same_gap_couples import draw_couples
+from wsss_probe_channels.pairs.same_gap import SameGap
+from wsss_probe_channels.pairs.same_gap_couples import draw_couples
 
 from wsss_probe.errors import UsageError
 from wsss_probe.schema import check_sections

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels.sample_size import (
+from wsss_probe_channels.screening.sample_size import (
     agreement_table,
     draw_images,
     sample_sizes,

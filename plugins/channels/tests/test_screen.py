@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels import screen as module
-from wsss_probe_channels.screen import Resolution, screen
-from wsss_probe_channels.targets import targets_of
+from wsss_probe_channels.regions import regions_of
+from wsss_probe_channels.screening import screen as module
+from wsss_probe_channels.screening.screen import Resolution, screen
 
 from wsss_probe.errors import UsageError
 
-ONE, TWO = targets_of(("gland",), "none"), targets_of(("gland", "fat"))
+ONE, TWO = regions_of(("gland",), "none"), regions_of(("gland", "fat"))
 
 # -- reference --------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ def resized(maps, rows, columns):
     return torch.tensor(planes, dtype=torch.float64)
 
 
-def slow_target(truth, wanted, white):
+def slow_region(truth, wanted, white):
     """Whether a mask value counts, and whether it is in what is left without class ``wanted``."""
     known = truth != -1 and truth != white
     return known, known and truth != wanted
@@ -181,7 +181,7 @@ def test_a_fixed_grid_resizes_both(seed):
 def test_complements_are_counted_pixel_by_pixel(seed):
     """What is left without gland, with white in it or ignored, meets the maps as counted by loops."""
     maps, masks = example(seed)
-    targets = targets_of(("gland", "white"))
+    regions = regions_of(("gland", "white"))
     small = [slow_majority(mask, 4, 5) for mask in masks.tolist()]
     expected = np.zeros((3, *maps.shape[:2], 3), dtype=int)
     expected[..., :1] = expected_counts(maps, small, classes=1)
@@ -191,23 +191,23 @@ def test_complements_are_counted_pixel_by_pixel(seed):
             for c, white in enumerate((None, 1), start=1):
                 for values, truths in zip(plane, small[n], strict=True):
                     for value, truth in zip(values, truths, strict=True):
-                        known, inside = slow_target(truth, 0, white)
+                        known, inside = slow_region(truth, 0, white)
                         predicted = threshold is not None and value > threshold
                         expected[0, n, k, c] += known and predicted and inside
                         expected[1, n, k, c] += known and predicted and not inside
                         expected[2, n, k, c] += known and inside and not predicted
 
-    found = screen(maps, masks, targets, Resolution("layer"))
+    found = screen(maps, masks, regions, Resolution("layer"))
 
-    assert [target.name for target in targets] == ["gland", "not gland", "tissue without gland"]
+    assert [region.name for region in regions] == ["gland", "not gland", "tissue without gland"]
     np.testing.assert_array_equal(found.masks.numpy(), np.array(small))  # white takes its cells
     np.testing.assert_array_equal(counted(found), expected)
 
 
-def test_a_class_that_is_no_target_still_takes_its_cells():
-    """Asked for one target only, the majority is the same as with all of them."""
+def test_a_class_that_is_no_region_still_takes_its_cells():
+    """Asked for one region only, the majority is the same as with all of them."""
     maps, masks = example(4)
-    every = targets_of(("gland", "fat"), "all")
+    every = regions_of(("gland", "fat"), "all")
 
     alone = screen(maps, masks, every[2:3], Resolution("layer"))
 

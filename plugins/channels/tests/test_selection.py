@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_channels.selection import (
+from wsss_probe_channels.screening.selection import (
     Halves,
     best_channel,
     eligible,

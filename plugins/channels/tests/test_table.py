@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from wsss_probe_channels.table import random_channels, strong_images, top_channels, with_groups
+from wsss_probe_channels.screening.table import random_channels, strong_images, top_channels, with_groups
 
 
 def ranked(ranks):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from wsss_probe_channels.taxonomy import SIGNS, channel_signs, pair_signs, sign_counts, weight_classes
+from wsss_probe_channels.weights.taxonomy import SIGNS, channel_signs, pair_signs, sign_counts, weight_classes
 
 WEIGHTS = st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, float("nan"), float("inf")])
 TABLES = st.tuples(st.integers(1, 5), st.integers(1, 7)).flatmap(

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from wsss_probe_channels.selection import Best
-from wsss_probe_channels.verdict import ControlScore, Evidence, best_channel_finding
+from wsss_probe_channels.screening.selection import Best
+from wsss_probe_channels.screening.verdict import ControlScore, Evidence, best_channel_finding
 
 from wsss_probe.statistics import Interval
 

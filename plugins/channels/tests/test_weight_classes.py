@@ -8,9 +8,9 @@ import pytest
 import torch
 import xarray as xr
 from wsss_probe_channels import ChannelF1
-from wsss_probe_channels.head_weights import HeadWeights
-from wsss_probe_channels.peaks import Peaks
-from wsss_probe_channels.weight_classes import WeightClasses
+from wsss_probe_channels.weights.head_weights import HeadWeights
+from wsss_probe_channels.weights.peaks import Peaks
+from wsss_probe_channels.weights.weight_classes import WeightClasses
 
 from wsss_probe import Head
 from wsss_probe.errors import UsageError
@@ -160,7 +160,7 @@ def test_planted_agreement_is_found(made):
 
     assert set(findings) == {f"weight-{what}/{c}@conv" for what in ("hits", "crossing") for c in CLASSES}
     gland = summary.sel({"class": "gland"})
-    assert gland["target"].item() == "gland"
+    assert gland["region"].item() == "gland"
     assert gland["hit_rate"].item() > gland["area"].item() + 0.3
     assert gland["p"].item() == 1 / 200
     assert gland["crossed"].item() < 0.3
@@ -216,8 +216,8 @@ def test_rates_match_loops(made):
     summary = concluded(run, permutations=9).summary
 
     rows, favoured = run.rows("peaks@conv"), weight.argmax(axis=0)
-    for c, (name, target) in enumerate(zip(CLASSES, ("not gland", "gland"), strict=True)):
-        inside, area = (rows[v].sel({"class": target}).values for v in ("inside", "area"))
+    for c, (name, region) in enumerate(zip(CLASSES, ("not gland", "gland"), strict=True)):
+        inside, area = (rows[v].sel({"class": region}).values for v in ("inside", "area"))
         points = [
             (float(inside[n, k]), float(area[n]))
             for n in range(10)
@@ -288,7 +288,7 @@ def test_few_groups_are_called_unreliable(made):
 # -- which classes ------------------------------------------------------------------------------
 
 
-def test_more_classes_than_targets(made):
+def test_more_classes_than_regions(made):
     """Three classes of which two have masks: two are scored, and the third is where weights may cross to."""
     maps, masks, weight = planted(made)
     masks = torch.where((masks == -2) & (torch.arange(32) < 6), 1, masks)
@@ -319,7 +319,7 @@ def test_a_single_logit_has_one_class(made):
 
 
 def test_no_match_concludes_nothing(made):
-    """Where no class has a target the summary is empty and head-weights has said why."""
+    """Where no class has a region the summary is empty and head-weights has said why."""
     maps, masks, weight = planted(made, images=6)
     conclusion = concluded(finished(made, maps, masks, weight, classes=("a", "b")))
 
@@ -327,7 +327,7 @@ def test_no_match_concludes_nothing(made):
     assert not conclusion.summary.data_vars
 
 
-def test_a_target_that_no_table_has_is_named(made):
+def test_a_region_that_no_table_has_is_named(made):
     """A complement that was named but not made ends in a notice with both remedies."""
     maps, masks, weight = planted(made, images=6)
     run = finished(
@@ -342,7 +342,7 @@ def test_a_target_that_no_table_has_is_named(made):
 
     (finding,) = concluded(run).findings
 
-    assert "have no target not gland" in finding.statement
+    assert "have no region not gland" in finding.statement
     assert "complements = 'all'" in finding.statement
 
 

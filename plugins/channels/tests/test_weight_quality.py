@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from wsss_probe_channels import ChannelF1
-from wsss_probe_channels.weight_quality import (
+from wsss_probe_channels.weights.weight_quality import (
     Measured,
     detectable,
     kendall,
@@ -23,7 +23,7 @@ from wsss_probe_channels.weight_quality import (
     resampled,
     spearman,
 )
-from wsss_probe_channels.weight_quality_probe import WeightQuality
+from wsss_probe_channels.weights.weight_quality_probe import WeightQuality
 
 from wsss_probe import Head, LayerInfo, Survey
 from wsss_probe.errors import UsageError
@@ -87,14 +87,14 @@ def f1_rows(f1, area=None, classes=("tumour",)):
     )
 
 
-def weight_table(weight, targets=None, kind="head"):
+def weight_table(weight, regions=None, kind="head"):
     """Summary of head-weights."""
     names = [f"class {c}" for c in range(len(weight))]
-    targets = {names[0]: "tumour"} if targets is None else targets
+    regions = {names[0]: "tumour"} if regions is None else regions
     return xr.Dataset(
         {"weight": (("class", "channel"), weight)},
         coords={"class": np.array(names, dtype=object)},
-        attrs={"kind": kind, "targets": {name: targets.get(name, "") for name in names}},
+        attrs={"kind": kind, "regions": {name: regions.get(name, "") for name in names}},
     )
 
 
@@ -166,7 +166,7 @@ probe = WeightQuality(layer="conv", permutations=999)
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch):
     """Kendall's interval from few resamples: it is taken pair by pair and no test is about its width."""
-    monkeypatch.setattr("wsss_probe_channels.weight_quality_probe.KENDALL_RESAMPLES", 20)
+    monkeypatch.setattr("wsss_probe_channels.weights.weight_quality_probe.KENDALL_RESAMPLES", 20)
 
 
 def concluded(run, using=probe):
@@ -348,8 +348,8 @@ def test_p_is_calibrated_on_noise():
 # -- what the head says of the masks -----------------------------------------------------------
 
 
-def test_only_classes_that_are_targets_take_part():
-    """Three classes, two of them targets: each is correlated with its own target, the third with none."""
+def test_only_classes_that_are_regions_take_part():
+    """Three classes, two of them regions: each is correlated with its own region, the third with none."""
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3, 30))
     f1 = np.stack([0.3 + 0.1 * weight[2], 0.3 + 0.1 * weight[0]], axis=1)[None].repeat(12, 0)
@@ -361,7 +361,7 @@ def test_only_classes_that_are_targets_take_part():
 
     summary = conclusion.summary
     assert summary["class"].values.tolist() == ["class 0", "class 2"]
-    assert summary["target"].values.tolist() == ["not tumour", "tumour"]
+    assert summary["region"].values.tolist() == ["not tumour", "tumour"]
     assert (summary["spearman"].values[:, 0] > 0.95).all()
     assert len(conclusion.findings) == 2
     assert len(section.blocks) == 3
@@ -385,8 +385,8 @@ def test_q_is_over_predictors_and_classes():
     np.testing.assert_allclose(summary["q"].values.ravel(), wanted)
 
 
-def test_no_class_among_the_targets_is_said():
-    """Without a class that is a target there is a notice, an empty table and no section."""
+def test_no_class_among_the_regions_is_said():
+    """Without a class that is a region there is a notice, an empty table and no section."""
     f1, pooled, weight = scene()
     run = Network(f1_rows(f1[..., None]), pooled, plan(weight), weight_table(weight, {}))
 

@@ -1,4 +1,4 @@
-"""Channel evidence: which channels carry the target, whether weights say so, whether either beats chance.
+"""Channel evidence: which channels show what masks show, whether weights say so, and what beats chance.
 
 Importing this module loads no torch: a probe is loaded when the host asks for it.
 """
@@ -14,20 +14,20 @@ from wsss_probe import hookimpl
 
 if TYPE_CHECKING:
     from wsss_probe import ChannelColumns, Probe
-    from wsss_probe_channels.ablation_probe import Ablation
-    from wsss_probe_channels.census_probe import Census
-    from wsss_probe_channels.dissect_probe import Dissect
-    from wsss_probe_channels.fine import ChannelF1Fine
-    from wsss_probe_channels.head_weights import HeadWeights
-    from wsss_probe_channels.invariance_probe import Invariance
-    from wsss_probe_channels.mask_null_probe import ChannelNull, PermutedNull
-    from wsss_probe_channels.near_equal_probe import NearEqual
-    from wsss_probe_channels.peaks import Peaks
-    from wsss_probe_channels.probe import ChannelF1
-    from wsss_probe_channels.quantiles import Quantiles
-    from wsss_probe_channels.same_gap import SameGap
-    from wsss_probe_channels.weight_classes import WeightClasses
-    from wsss_probe_channels.weight_quality_probe import WeightQuality
+    from wsss_probe_channels.nulls.mask_null_probe import ChannelNull, PermutedNull
+    from wsss_probe_channels.pairs.near_equal_probe import NearEqual
+    from wsss_probe_channels.pairs.same_gap import SameGap
+    from wsss_probe_channels.screening.fine import ChannelF1Fine
+    from wsss_probe_channels.screening.probe import ChannelF1
+    from wsss_probe_channels.units.ablation_probe import Ablation
+    from wsss_probe_channels.units.census_probe import Census
+    from wsss_probe_channels.units.dissect_probe import Dissect
+    from wsss_probe_channels.units.invariance_probe import Invariance
+    from wsss_probe_channels.units.quantiles import Quantiles
+    from wsss_probe_channels.weights.head_weights import HeadWeights
+    from wsss_probe_channels.weights.peaks import Peaks
+    from wsss_probe_channels.weights.weight_classes import WeightClasses
+    from wsss_probe_channels.weights.weight_quality_probe import WeightQuality
 
 __all__ = [
     "Ablation",
@@ -51,21 +51,21 @@ __all__ = [
 
 _PROBES = MappingProxyType(
     {
-        "ChannelF1": "probe",
-        "ChannelF1Fine": "fine",
-        "HeadWeights": "head_weights",
-        "WeightClasses": "weight_classes",
-        "WeightQuality": "weight_quality_probe",
-        "NearEqual": "near_equal_probe",
-        "SameGap": "same_gap",
-        "Peaks": "peaks",
-        "Dissect": "dissect_probe",
-        "Quantiles": "quantiles",
-        "Ablation": "ablation_probe",
-        "Invariance": "invariance_probe",
-        "Census": "census_probe",
-        "ChannelNull": "mask_null_probe",
-        "PermutedNull": "mask_null_probe",
+        "ChannelF1": "screening.probe",
+        "ChannelF1Fine": "screening.fine",
+        "HeadWeights": "weights.head_weights",
+        "WeightClasses": "weights.weight_classes",
+        "WeightQuality": "weights.weight_quality_probe",
+        "NearEqual": "pairs.near_equal_probe",
+        "SameGap": "pairs.same_gap",
+        "Peaks": "weights.peaks",
+        "Dissect": "units.dissect_probe",
+        "Quantiles": "units.quantiles",
+        "Ablation": "units.ablation_probe",
+        "Invariance": "units.invariance_probe",
+        "Census": "units.census_probe",
+        "ChannelNull": "nulls.mask_null_probe",
+        "PermutedNull": "nulls.mask_null_probe",
     }
 )
 """Module of each probe, in the order in which the report shows them."""

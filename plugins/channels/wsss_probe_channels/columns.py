@@ -36,7 +36,7 @@ class Columns(ChannelColumns):
 
     From left to right: does the channel outline a thing (F1 with interval and rank, at the masks'
     resolution, q against moved masks), what else does it show (IoU with concepts), what does the head
-    make of it (weights), what happens without it (ablation), does it follow its target (invariance), and
+    make of it (weights), what happens without it (ablation), does it follow its region (invariance), and
     does it speak at all (census).
 
     Misleads: columns stand beside each other as if they were independent. They come from the same
@@ -153,7 +153,7 @@ def _classes(table: xr.Dataset) -> list[str]:
 
 
 def _f1(told: _Told) -> Iterator[ChannelColumn]:
-    """Read F1 against every target: coarse with interval and rank, fine, and q against moved masks."""
+    """Read F1 against every region: coarse with interval and rank, fine, and q against moved masks."""
     coarse, fine = told.summary("channel-f1"), told.summary("channel-f1-fine")
     classes = _classes(coarse)
     scores = _ByClass(
@@ -306,7 +306,7 @@ def _ablation(told: _Told) -> Iterator[ChannelColumn]:
         yield ChannelColumn("without: accuracy", accuracy.tolist(), said, 41)
 
 
-# -- does it follow its target, does it speak at all --------------------------------------------
+# -- does it follow its region, does it speak at all --------------------------------------------
 
 
 def _invariance(told: _Told) -> Iterator[ChannelColumn]:

@@ -1,0 +1,1 @@
+"""The same screen on masks that were moved or exchanged."""

@@ -1,0 +1,1 @@
+"""Maps that share a weight or a pooled value, and whether they are alike."""

@@ -1,0 +1,1 @@
+"""What a channel is and does on its own: census, thresholds, dissection, ablation, motion."""

@@ -1,0 +1,1 @@
+"""What the weights of the head say about channels."""
