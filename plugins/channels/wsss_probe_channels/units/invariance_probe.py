@@ -68,7 +68,7 @@ class Invariance(Probe):
 
     layer: str = ""
     layers: str = "last"
-    images: int = 64
+    images: int = 32
     total: int = 0
     seed: int = 0
     receptive_field: int = -1
