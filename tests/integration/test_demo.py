@@ -71,7 +71,7 @@ class TestDemo:
 
         assert found["host/certificate"]["verdict"] == "ok"
         assert found["host/classifier"]["interval"][0] > 0.9
-        best = found["channels/best-channel/foreground@features"]["statement"]
+        best = found["channels/best-channel/stained@features"]["statement"]
         for words in ("above all 3 controls", "an all-ones mask scores", "Otsu of the"):
             assert words in best
         assert "one patient" in found["host/note"]["statement"]

@@ -224,10 +224,10 @@ def test_unreadable_images_count_nowhere(made):
 
 def test_a_dead_control_gives_no_verdict(made):
     """Where every control is degenerate, beating it is worth nothing and the finding says so."""
-    masks = made.blobs(12)
-    maps = made.plant(made.noise(12, 4), masks, channel=1)
-    dead = made.observed(made.noise(12, 4, 9), masks, name="shuffled-0", living=False)
-    alive = made.observed(made.noise(12, 4, 8), masks, name="shuffled-1")
+    masks = made.blobs(24)
+    maps = made.plant(made.noise(24, 4), masks, channel=1)
+    dead = made.observed(made.noise(24, 4, 9), masks, name="shuffled-0", living=False)
+    alive = made.observed(made.noise(24, 4, 8), masks, name="shuffled-1")
 
     all_dead = concluded(made.run(maps, masks, controls=(dead,))).findings[0]
     one_dead = concluded(made.run(maps, masks, controls=(dead, alive))).findings[0]
@@ -240,6 +240,24 @@ def test_a_dead_control_gives_no_verdict(made):
     assert "1 degenerate and left out" in one_dead.statement
     assert none_run.verdict == "notice"
     assert "no control was run, no verdict" in none_run.statement
+
+
+def test_few_groups_carry_no_verdict(made):
+    """What clears every control by an interval over fewer than ten groups is a notice."""
+    masks = made.blobs(24)
+    maps = made.plant(made.noise(24, 4), masks, channel=1)
+    control = made.observed(made.noise(24, 4, 8), masks, name="shuffled-0")
+
+    verdicts = {}
+    for number in (9, 24):
+        groups = np.array([f"g{index % number}" for index in range(24)])
+        run = made.run(maps, masks, controls=(control,), groups=groups)
+        verdicts[number] = concluded(run).findings[0]
+
+    assert verdicts[9].groups < 10 <= verdicts[24].groups
+    assert verdicts[9].verdict == "notice"
+    assert verdicts[24].verdict == "ok"
+    assert "above all 1 control (" in verdicts[9].statement
 
 
 def test_a_control_that_does_as_well_takes_the_verdict(made):

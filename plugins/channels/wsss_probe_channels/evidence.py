@@ -1,15 +1,16 @@
-"""Which layers the costly analyses look at."""
+"""Which layers the costly analyses look at, and when an interval may carry a verdict."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from wsss_probe.errors import UsageError
+from wsss_probe.statistics import FEW_GROUPS
 
 if TYPE_CHECKING:
     from wsss_probe import Survey
 
-__all__ = ["evidence_layers", "map_layers"]
+__all__ = ["evidence_layers", "map_layers", "reliable"]
 
 
 def map_layers(survey: Survey) -> tuple[str, ...]:
@@ -48,3 +49,15 @@ def evidence_layers(survey: Survey, wanted: str = "last") -> tuple[str, ...]:
             msg = "layer for channel evidence is not audited or has no maps"
             raise UsageError(msg, found=name, wanted=", ".join(audited), remedy="name it in --layers as well")
     return names
+
+
+def reliable(groups: int | None) -> bool:
+    """Whether an interval over so many independent groups may carry a verdict; None means unknown.
+
+    Below ten groups a percentile interval is visibly too narrow, so what clears its controls by such an
+    interval is a notice.
+
+    >>> reliable(9), reliable(10), reliable(None)
+    (False, True, False)
+    """
+    return groups is not None and groups >= FEW_GROUPS

@@ -10,6 +10,7 @@ import xarray as xr
 
 from wsss_probe import Conclusion, Finding
 from wsss_probe.statistics import Interval, benjamini_hochberg, group_bootstrap, nanmean, permutation_p
+from wsss_probe_channels.evidence import reliable
 from wsss_probe_channels.pairs.near_equal import KINDS, Choice, choose_pairs, known_classes
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _finding(evidence: _Evidence, position: int) -> Finding:
     controls = ["random pairs of channels"] + (["control networks"] if evidence.controls(position) else [])
     return Finding(
         name,
-        "ok" if verdict else "notice",
+        "ok" if verdict and reliable(int(summary["groups"].values[position])) else "notice",
         statement,
         effect=estimate,
         interval=(low, high),

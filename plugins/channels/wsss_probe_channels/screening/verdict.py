@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from wsss_probe import Finding
+from wsss_probe_channels.evidence import reliable
 
 if TYPE_CHECKING:
     from wsss_probe.statistics import Interval
@@ -85,7 +86,7 @@ class Evidence:
 def best_channel_finding(evidence: Evidence) -> Finding:
     """State how good the best channel is, and whether that is better than chance.
 
-    ``ok`` needs all of: at least one control is alive; the whole interval of the best channel's
+    ``ok`` needs all of: at least ten groups; at least one control is alive; the whole interval of the best channel's
     held-out mean F1 is above the same number of every living control; that number is above an
     all-ones mask and above the best rule on the input's intensity; and the classifier can be tested
     at all. With R controls such a comparison cannot give p below 1 / (R + 1), and the best of a few
@@ -109,6 +110,7 @@ def best_channel_finding(evidence: Evidence) -> Finding:
     better, against = _against_controls(evidence)
     above_ones = evidence.best.score > evidence.all_ones
     above_rule = not evidence.best.score <= evidence.intensity[1]
+    clears = better and above_ones and above_rule
     parts = [_score(evidence), against, _against_all_ones(evidence, above=above_ones)]
     parts += [*_against_intensity(evidence, above=above_rule), *_drop(evidence)]
     if evidence.not_testable:
@@ -116,7 +118,7 @@ def best_channel_finding(evidence: Evidence) -> Finding:
     interval = evidence.interval
     return Finding(
         name,
-        "ok" if better and above_ones and above_rule and not evidence.not_testable else "notice",
+        "ok" if clears and reliable(interval.groups) and not evidence.not_testable else "notice",
         "; ".join(parts) + ".",
         effect=evidence.best.score,
         interval=(float(interval.low), float(interval.high)),

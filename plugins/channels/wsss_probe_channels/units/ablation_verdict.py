@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss_probe import Finding
+from wsss_probe_channels.evidence import reliable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -71,7 +72,7 @@ def channel_finding(summary: xr.Dataset, layer: str, run: Run, position: int) ->
     parts += [f"not testable here: {run.not_testable}"] if run.not_testable else []
     return Finding(
         name,
-        "ok" if above and not run.not_testable else "notice",
+        "ok" if above and reliable(int(row["top_groups"])) and not run.not_testable else "notice",
         "; ".join(parts) + ".",
         effect=effect,
         interval=(low, high) if np.isfinite(low) else None,

@@ -11,6 +11,7 @@ import xarray as xr
 
 from wsss_probe import Conclusion, Finding
 from wsss_probe.statistics import group_bootstrap
+from wsss_probe_channels.evidence import reliable
 from wsss_probe_channels.screening.selection import Halves, split_halves
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def _best_finding(summary: xr.Dataset, layer: str, run: Run, position: int) -> F
     parts += [f"not testable here: {run.not_testable}"] if run.not_testable else []
     return Finding(
         name,
-        "ok" if above and not run.not_testable else "notice",
+        "ok" if above and reliable(int(row["best_groups"])) and not run.not_testable else "notice",
         "; ".join(parts) + ".",
         effect=iou,
         interval=(low, high) if np.isfinite(low) else None,

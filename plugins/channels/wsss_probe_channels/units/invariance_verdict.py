@@ -10,6 +10,7 @@ import numpy as np
 
 from wsss_probe import Finding
 from wsss_probe.statistics import Interval, group_bootstrap
+from wsss_probe_channels.evidence import reliable
 from wsss_probe_channels.screening.selection import mean_defined
 
 __all__ = ["Evidence", "Moved", "invariance_finding"]
@@ -124,7 +125,7 @@ def invariance_finding(evidence: Evidence) -> Finding:
     ]
     return Finding(
         name,
-        "ok" if better and ahead and not evidence.not_testable else "notice",
+        "ok" if better and ahead and reliable(score.groups) and not evidence.not_testable else "notice",
         "; ".join(parts) + ".",
         effect=float(score.estimate),
         interval=(float(score.low), float(score.high)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from wsss_probe import Finding
+from wsss_probe_channels.evidence import reliable
 from wsss_probe_channels.weights.correspondence import REMEDY
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _finding(one: _Class, name: str, statement: str, column: str, good: bool) ->
     low, high = ("low", "high") if column == "excess" else (f"{column}_low", f"{column}_high")
     return Finding(
         name,
-        "ok" if good and not one.not_testable else "notice",
+        "ok" if good and reliable(int(one.number("groups"))) and not one.not_testable else "notice",
         statement,
         effect=one.number(column),
         interval=(one.number(low), one.number(high)),
