@@ -86,8 +86,8 @@ class Evidence:
 def best_channel_finding(evidence: Evidence) -> Finding:
     """State how good the best channel is, and whether that is better than chance.
 
-    ``ok`` needs all of: at least ten groups; at least one control is alive; the whole interval of the best channel's
-    held-out mean F1 is above the same number of every living control; that number is above an
+    ``ok`` needs all of: at least ten groups; at least one control is alive; the whole interval of the
+    best channel's held-out mean F1 is above the same number of every living control; it is above an
     all-ones mask and above the best rule on the input's intensity; and the classifier can be tested
     at all. With R controls such a comparison cannot give p below 1 / (R + 1), and the best of a few
     networks that learned nothing is above the others now and then: hence the interval.
