@@ -300,7 +300,7 @@ def test_more_classes_than_regions(made):
     summary = concluded(run).summary
 
     assert summary["class"].values.tolist() == ["Vessel", "gland"]
-    assert summary["larger_weight"].values.tolist() == ["fat", "Vessel", "gland", "none"]
+    assert summary["larger_weight"].values.tolist() == ["fat", "Vessel", "gland", "(no class)"]
     assert summary["contingency"].sel({"screened": "gland", "larger_weight": "fat"}).item() == 2
     assert summary["screened_class"].values[:8].tolist() == [2] * 8  # positions of the network's classes
 

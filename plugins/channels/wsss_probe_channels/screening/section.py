@@ -11,6 +11,7 @@ import pandas as pd
 from wsss_probe import Figure, Section, Table, Text
 from wsss_probe.report.figures import interval_plot
 from wsss_probe.statistics import FEW_GROUPS
+from wsss_probe_channels.evidence import evidence_layers
 from wsss_probe_channels.screening.curve import control_range, score_curve
 from wsss_probe_channels.screening.gallery import channel_gallery
 from wsss_probe_channels.screening.sample_size_section import sample_size_figure
@@ -19,6 +20,7 @@ from wsss_probe_channels.screening.table import INTERVALS, RANDOM, top_channels
 if TYPE_CHECKING:
     import xarray as xr
 
+    from wsss_probe import Gallery
     from wsss_probe.contracts import Block, Run
     from wsss_probe_channels.screening.probe import ChannelF1
 
@@ -63,20 +65,25 @@ def sections(probe: ChannelF1, summary: xr.Dataset, run: Run) -> Iterable[Sectio
     Section
     """
     classes = [str(name) for name in summary["class"].values]
-    galleries = [channel_gallery(probe, summary, run, position) for position in range(len(classes))]
-    blocks: list[Block] = [
-        Text(f"Order of operations: {summary.attrs['order']}."),
-        score_curve(summary, probe.layer, classes),
-        *(_chart(summary, position, name) for position, name in enumerate(classes)),
-        _best_and_random(summary, classes),
-        _all_channels(summary, classes),
-        *(gallery for gallery in galleries if gallery is not None),
-    ]
-    yield Section("channels", f"Channels of {probe.layer} against the masks", tuple(blocks))
-    figure = sample_size_figure(summary, probe.layer, classes)
+    charts = [_chart(summary, position, name) for position, name in enumerate(classes)]
+    order = Text(f"Order of operations: {summary.attrs['order']}.")
+    whole = probe.layer in evidence_layers(run.survey)
+    rest = _rest(probe, summary, run, classes) if whole else ()
+    curve = (score_curve(summary, probe.layer, classes),) if whole else ()
+    yield Section("channels", f"Channels of {probe.layer} against the masks", (order, *curve, *charts, *rest))
+    figure = sample_size_figure(summary, probe.layer, classes) if whole else None
     chance: list[Block] = [_controls(summary, classes)]
     chance += [] if figure is None else [figure]
     yield Section("chance", f"Best channel of {probe.layer} beside its controls", tuple(chance))
+
+
+def _rest(
+    probe: ChannelF1, summary: xr.Dataset, run: Run, classes: Sequence[str]
+) -> tuple[Table | Gallery, ...]:
+    """Tables and pictures of the layer that the evidence is about; other layers have them in the run."""
+    galleries = [channel_gallery(probe, summary, run, position) for position in range(len(classes))]
+    shown = (gallery for gallery in galleries if gallery is not None)
+    return (_best_and_random(summary, classes), _all_channels(summary, classes), *shown)
 
 
 # -- numbers -----------------------------------------------------------------------------------

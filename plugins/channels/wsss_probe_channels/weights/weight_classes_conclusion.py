@@ -212,8 +212,8 @@ def _by_channel(table: xr.Dataset, network: _Network, score: np.ndarray, matched
             "score": (("channel", "class"), score),
         },
         coords={
-            "screened": np.array([*matched.names, "none"], dtype=object),
-            "larger_weight": np.array([*shown, "none"], dtype=object),
+            "screened": np.array([*matched.names, "(no class)"], dtype=object),
+            "larger_weight": np.array([*shown, "(no class)"], dtype=object),
             "class": np.array(matched.names, dtype=object),
             "channel": np.arange(len(score)),
         },
