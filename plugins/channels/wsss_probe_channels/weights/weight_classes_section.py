@@ -126,8 +126,8 @@ def _contingency(summary: xr.Dataset) -> Table:
         frame[f"largest weight {name}"] = counts[:, k]
     caption = (
         f"Channels (n = {int(counts.sum())}) by the class that they cover, the one with the largest mean "
-        "of F1 less 2pq / (p + q), and by the class of their largest weight; (no class): no score above 0, or "
-        "a tie. Rates, intervals and exchanges: next table; controls: see under chance."
+        "of F1 less 2pq / (p + q), and by the class of their largest weight; (no class): no score above 0, "
+        "or a tie. Rates, intervals and exchanges: next table; controls: see under chance."
     )
     return Table(frame, caption)
 
