@@ -22,7 +22,7 @@ demo: $(VENV)/ready
 	$(BIN)/python demo/run_demo.py $(DEMO) reports/demo/report.html
 
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
