@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wsss_probe.errors import UsageError
+from wsss_probe.passport import evidence_layer
 from wsss_probe.statistics import FEW_GROUPS
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def evidence_layers(survey: Survey, wanted: str = "last") -> tuple[str, ...]:
     if wanted == "all" or not audited:
         return audited
     if wanted == "last":
-        return (survey.head.layer,) if survey.head.layer in audited else audited[-1:]
+        return (evidence_layer(survey),)
     names = tuple(name.strip() for name in wanted.split(",") if name.strip())
     for name in names:
         if name not in audited:

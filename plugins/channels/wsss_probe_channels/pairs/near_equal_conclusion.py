@@ -238,7 +238,8 @@ def _finding(evidence: _Evidence, position: int) -> Finding:
         statement = f"{subject}: not estimable whether near-equal weights go with alike maps, since {reason}."
         return Finding(name, "notice", statement, n=0, unit="F1")
     verdict, words = _verdict(evidence, position)
-    statement = "; ".join([_numbers(evidence, position, f"{subject}: {pairs} pairs"), *words]) + "."
+    counted = f"{subject}: {pairs} pair{'s' if pairs > 1 else ''}"
+    statement = "; ".join([_numbers(evidence, position, counted), *words]) + "."
     controls = ["random pairs of channels"] + (["control networks"] if evidence.controls(position) else [])
     return Finding(
         name,
