@@ -22,7 +22,7 @@ def commands(folder: Path) -> list[list[str]]:
         f"manifest {audit} --out {audit}.csv --tile 64 --stride 32 --label-from-mask {labels}".split()
         + ["--split", "test=1"],
         f"train gap --manifest {train}.csv --out {model} --backbone {network} --epochs 8".split()
-        + "--learning-rate 0.003 --native-scale --no-progress".split(),
+        + "--learning-rate 0.003 --native-scale --threads 1 --no-progress".split(),
         f"audit --model {model} --manifest {audit}.csv --run-file {NOTE_FILE}".split()
         + f"--out {folder / 'run'} --no-progress".split(),
     ]

@@ -803,6 +803,13 @@ def audit(tmp_path):
     return call
 
 
+FROM_THE_MEAN = {"logit_mean", "correct_mean"}
+"""Rows that are measured from the mean over all images, which an image that is left out moves."""
+
+TOGETHER = {"logit_zero", "correct_zero"}
+"""Rows of images that go through the rest of the network together."""
+
+
 class TestNotFinite:
     @pytest.mark.parametrize(("value", "channel"), [(NAN, 0), (INFINITE, 2), (-INFINITE, 0)])
     def test_one_image_is_counted_and_excluded(self, audit, tmp_path, value, channel):
@@ -821,7 +828,13 @@ class TestNotFinite:
             for name, array in clean_tree[path].data_vars.items():
                 if array.dims[:1] == ("image",) and array.dtype.kind == "f":
                     found = tree[path][name].values
-                    np.testing.assert_array_equal(found[good], array.values[good], err_msg=f"{path}/{name}")
+                    if name in FROM_THE_MEAN:
+                        continue
+                    # copies of several images run together, and their sums are ordered by who is there
+                    bound = 1e-6 if name in TOGETHER else 0
+                    np.testing.assert_allclose(
+                        found[good], array.values[good], rtol=0, atol=bound, err_msg=f"{path}/{name}"
+                    )
         for path in ("relevance/gradcam/features/relevance", "probes/channel-f1@features/rows/f1"):
             assert np.isnan(tree[path].values[5]).all()
         listed = pd.read_csv(tmp_path / "run1" / "quarantine.csv")
