@@ -1,7 +1,7 @@
 """A run: the folder that an audit leaves behind, and how it is read.
 
 runs/vgg16/       (``runs/vgg16.partial/`` until finished, then renamed)
-  plan.json  data.zarr/  controls/<name>/  ledger/  quarantine.csv  findings.json
+  plan.json  data.zarr/  controls/<name>/  ledger/  quarantine.csv  findings.json  passport/
   report.json  report.html  run.json (written last)
 """
 
