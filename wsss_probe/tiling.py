@@ -80,7 +80,7 @@ class Draw:
     at_most : int
         Tiles kept of each image and label, 1 or more.
     seed : int
-        The same seed, image and tiles give the same draw, whatever other images there are.
+        The same seed, row of the manifest and tiles give the same draw.
 
     Raises
     ------

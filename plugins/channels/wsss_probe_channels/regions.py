@@ -14,9 +14,17 @@ import torch
 from torch import Tensor
 
 from wsss_probe.masks import WHITE
-from wsss_probe.overlap import IGNORED, Counts
+from wsss_probe.overlap import IGNORED, Counts, majority_mask
 
-__all__ = ["Complements", "MaskRegion", "planes", "region_counts", "regions_of"]
+__all__ = [
+    "Complements",
+    "MaskRegion",
+    "masks_on",
+    "planes",
+    "region_counts",
+    "region_shares",
+    "regions_of",
+]
 
 _EXACT_IN_FLOAT32 = 1 << 24
 
@@ -108,6 +116,37 @@ def planes(masks: Tensor, regions: Sequence[MaskRegion]) -> tuple[Tensor, Tensor
     inside = torch.stack([region.inside(masks) for region in regions], dim=1)
     known = torch.stack([region.known(masks) for region in regions], dim=1)
     return inside, known
+
+
+def masks_on(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bring masks to a grid by majority; every class that occurs takes part, whether or not it is a region.
+
+    Parameters
+    ----------
+    masks : Tensor of int, (image, row, column)
+    grid : (int, int)
+
+    Returns
+    -------
+    Tensor of int, (image, row, column)
+    """
+    return masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, int(masks.max()) + 1)
+
+
+def region_shares(masks: Tensor, regions: Sequence[MaskRegion]) -> Tensor:
+    """Share of each image's known pixels that each region covers, NaN where none is known.
+
+    Parameters
+    ----------
+    masks : Tensor of int, (image, row, column)
+    regions : sequence of MaskRegion
+
+    Returns
+    -------
+    Tensor of float64, (image, region)
+    """
+    inside, known = (plane.flatten(2).sum(2).double() for plane in planes(masks, regions))
+    return inside / known
 
 
 def region_counts(predicted: Tensor, masks: Tensor, regions: Sequence[MaskRegion]) -> Counts:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from wsss_probe import Conclusion, Needs, Observation, Probe
 from wsss_probe.errors import UsageError
-from wsss_probe.overlap import f1, majority_mask
+from wsss_probe.overlap import f1
 from wsss_probe_channels.evidence import evidence_layers
-from wsss_probe_channels.regions import Complements, MaskRegion, planes, regions_of
+from wsss_probe_channels.regions import Complements, MaskRegion, masks_on, region_shares, regions_of
 from wsss_probe_channels.screening.fine_conclusion import conclude
 from wsss_probe_channels.screening.fine_section import sections
 from wsss_probe_channels.screening.intensity import intensity_f1, rule_names
@@ -132,12 +132,12 @@ class ChannelF1Fine(Probe):
         chosen = chosen_channels(batch.tables[self.coarse], names, self.channels)
         maps = batch.activations[self.layer]
         grid = Resolution(self.resolution).grid(maps, batch.masks)
-        masks = _on_grid(batch.masks, grid)
+        masks = masks_on(batch.masks, grid)
         places = self._places(maps.shape[1], len(regions))
         rows = xr.Dataset(
             {
                 "f1": (("image", "place", "class"), _f1_by_place(maps, chosen, places, (masks, regions))),
-                "area": (("image", "class"), _array(_area(masks, regions))),
+                "area": (("image", "class"), _array(region_shares(masks, regions))),
                 "intensity_f1": (
                     ("image", "rule", "class"),
                     _array(intensity_f1(batch.images, masks, regions, grid)),
@@ -198,11 +198,6 @@ def chosen_channels(table: xr.Dataset, regions: Sequence[str], number: int) -> n
     return np.unique(np.concatenate(best)).astype(np.int64)
 
 
-def _on_grid(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Masks on the grid of the comparison; every class that occurs takes part in the majority."""
-    return masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, int(masks.max()) + 1)
-
-
 def _f1_by_place(
     maps: Tensor, chosen: np.ndarray, places: int, truth: tuple[Tensor, Sequence[MaskRegion]]
 ) -> np.ndarray:
@@ -225,12 +220,6 @@ def _f1(maps: Tensor, masks: Tensor, regions: Sequence[MaskRegion]) -> np.ndarra
     """F1 (image, channel, region) of maps that are resized to the masks' grid; NaN for degenerate maps."""
     seen = screen(maps, masks, regions, Resolution("mask"))
     return _array(f1(seen.counts).masked_fill(seen.threshold.isnan().unsqueeze(-1), torch.nan))
-
-
-def _area(masks: Tensor, regions: Sequence[MaskRegion]) -> Tensor:
-    """Share of each image's known pixels that each region covers, NaN where none is known."""
-    inside, known = (plane.flatten(2).sum(2).double() for plane in planes(masks, regions))
-    return inside / known
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -19,7 +19,8 @@ from torch import Tensor
 from wsss_probe import Conclusion, Needs, Observation, Probe
 from wsss_probe.errors import UsageError
 from wsss_probe.overlap import f1, pooled
-from wsss_probe_channels.regions import Complements, MaskRegion, planes, regions_of
+from wsss_probe_channels.evidence import map_layers
+from wsss_probe_channels.regions import Complements, MaskRegion, region_shares, regions_of
 from wsss_probe_channels.screening.conclusion import conclude
 from wsss_probe_channels.screening.intensity import intensity_f1, rule_names
 from wsss_probe_channels.screening.screen import Resolution, Screen, screen
@@ -101,7 +102,7 @@ class ChannelF1(Probe):
         """Make one copy per audited layer with maps: layers differ in width, so each is a table."""
         if self.layer or not survey.mask_classes:
             return (self,)
-        return tuple(replace(self, layer=name) for name in _layers_with_maps(survey))
+        return tuple(replace(self, layer=name) for name in map_layers(survey))
 
     def regions(self, mask_classes: Sequence[str]) -> tuple[MaskRegion, ...]:
         """List what the channels are compared with: each mask class, then complements."""
@@ -109,7 +110,7 @@ class ChannelF1(Probe):
 
     def needs(self, survey: Survey) -> Needs:
         """Ask for the layer's maps and for masks."""
-        return Needs(layers=frozenset({self.layer} if self.layer else _layers_with_maps(survey)), masks=True)
+        return Needs(layers=frozenset({self.layer} if self.layer else map_layers(survey)), masks=True)
 
     def observe(self, batch: Batch) -> Observation | None:
         """Screen one batch.
@@ -144,10 +145,6 @@ class ChannelF1(Probe):
         return sections(self, summary, run)
 
 
-def _layers_with_maps(survey: Survey) -> list[str]:
-    return [name for name, info in survey.layers.items() if info.layout == "maps"]
-
-
 def _rows(seen: Screen, regions: Sequence[MaskRegion], coords: Mapping[str, np.ndarray]) -> xr.Dataset:
     """Write what the screen says about each image."""
     degenerate = seen.threshold.isnan()
@@ -159,16 +156,10 @@ def _rows(seen: Screen, regions: Sequence[MaskRegion], coords: Mapping[str, np.n
             "threshold": (by_channel, _array(seen.threshold)),
             "coverage": (by_channel, _array(seen.coverage)),
             "degenerate": (by_channel, _array(degenerate)),
-            "area": (("image", "class"), _array(_area(seen.masks, regions))),
+            "area": (("image", "class"), _array(region_shares(seen.masks, regions))),
         },
         coords=coords,
     )
-
-
-def _area(masks: Tensor, regions: Sequence[MaskRegion]) -> Tensor:
-    """Share of each image's known pixels that each region covers, NaN where none is known."""
-    inside, known = (plane.flatten(2).sum(2).double() for plane in planes(masks, regions))
-    return inside / known
 
 
 def _partial(seen: Screen, readable: Tensor, coords: Mapping[str, np.ndarray]) -> xr.Dataset:

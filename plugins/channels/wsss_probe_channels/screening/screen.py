@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_probe.errors import UsageError
-from wsss_probe.overlap import Counts, majority_mask
+from wsss_probe.overlap import Counts
 from wsss_probe.threshold import binarize, otsu
-from wsss_probe_channels.regions import MaskRegion, region_counts
+from wsss_probe_channels.regions import MaskRegion, masks_on, region_counts
 
 __all__ = ["Resolution", "Screen", "screen"]
 
@@ -117,8 +117,7 @@ def screen(maps: Tensor, masks: Tensor, regions: Sequence[MaskRegion], resolutio
     Screen
     """
     grid = resolution.grid(maps, masks)
-    # every class that occurs takes part in the majority, whether or not it is a region
-    small = masks if tuple(masks.shape[-2:]) == grid else majority_mask(masks, grid, int(masks.max()) + 1)
+    small = masks_on(masks, grid)
     width = max(1, _CHUNK // (len(maps) * grid[0] * grid[1]))
     seen = _empty(maps, small, len(regions))
     for start in range(0, maps.shape[1], width):
