@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wsss_probe.errors import ExitCode, UsageError
-from wsss_probe.findings import HOST, MOST_NOTICES
+from wsss_probe.findings import folded
 from wsss_probe.names import display
 
 if TYPE_CHECKING:
@@ -98,14 +98,13 @@ def _print_outcome(outcome: AuditOutcome) -> None:
     console = Console(highlight=False, emoji=False)
     order = ["warning", "notice", "ok"]
     told = sorted(outcome.findings, key=lambda made: order.index(made[1].verdict))
-    minor = [made for made in told if made[1].verdict == "notice" and made[0] != HOST]
-    folded = minor if len(minor) > MOST_NOTICES else []
-    for plugin, finding in (made for made in told if made not in folded):
+    minor = folded(told, lambda made: (made[0], made[1].verdict))
+    for plugin, finding in (made for made in told if made not in minor):
         console.print(f"{_MARK[finding.verdict]} {escape(finding.statement)} [dim]({escape(plugin)})[/]")
-    if folded:
-        names = Counter(finding.name.partition("/")[0].partition("@")[0] for _, finding in folded)
+    if minor:
+        names = Counter(finding.name.partition("/")[0].partition("@")[0] for _, finding in minor)
         listed = ", ".join(f"{name}{f' ×{count}' if count > 1 else ''}" for name, count in names.items())
-        console.print(f"{_MARK['notice']} {len(folded)} notices in the report: {escape(listed)}")
+        console.print(f"{_MARK['notice']} {len(minor)} notices in the report: {escape(listed)}")
     if not outcome.computed:
         console.print("Nothing to compute: this run is complete.")
     console.print(f"Report: {escape(str(outcome.folder / 'report.html'))}", soft_wrap=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Finding
@@ -21,11 +21,14 @@ __all__ = [
     "MOST_NOTICES",
     "certificate_finding",
     "control_findings",
+    "folded",
     "quarantine_finding",
     "read_findings",
     "storage_finding",
     "write_findings",
 ]
+
+Item = TypeVar("Item")
 
 HOST: Final = "host"
 
@@ -153,3 +156,20 @@ def total(counters: Iterable[Mapping[str, int]]) -> dict[str, int]:
         for key, number in part.items():
             added[key] = added.get(key, 0) + number
     return added
+
+
+def folded(findings: Sequence[Item], said: Callable[[Item], tuple[str, str]]) -> list[Item]:
+    """List the notices of plugins that wait behind one line; none where there are but a few.
+
+    Parameters
+    ----------
+    findings : sequence
+    said : callable
+        Plugin and verdict of one of them.
+
+    Returns
+    -------
+    list
+    """
+    own = [one for one in findings if said(one)[1] == "notice" and said(one)[0] != HOST]
+    return own if len(own) > MOST_NOTICES else []

@@ -21,7 +21,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from wsss_probe.findings import MOST_NOTICES
+from wsss_probe.findings import folded
 from wsss_probe.report.budget import STEPS, degrade
 from wsss_probe.report.colors import Scale, css_gradient
 from wsss_probe.report.encoded import (
@@ -278,7 +278,7 @@ def page(document: EncodedDocument, notes: tuple[str, ...] = ()) -> str:
             script=slots.hold(main),
             chapters=_chapters(document),
             tally=Counter(finding.verdict for finding in document.findings),
-            most_notices=MOST_NOTICES,
+            folded=folded(document.findings, lambda one: (one.plugin, one.verdict)),
             groups=_groups(document.provenance),
             sources=_Sources(document.album),
             bibtex=bibtex,
