@@ -30,6 +30,8 @@ from wsss_probe.findings import (
     write_findings,
 )
 from wsss_probe.head import find_head
+from wsss_probe.ledger import write_choices
+from wsss_probe.made import Made
 from wsss_probe.names import display
 from wsss_probe.passport import issue_passports
 from wsss_probe.performance import Performance, measure_performance, performance_finding
@@ -41,9 +43,10 @@ from wsss_probe.survey import Task, probe_path, run_stage, streams, working_copy
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
     from torch import Tensor, nn
 
-    from wsss_probe.contracts import Conclusion, Probe, Section
+    from wsss_probe.contracts import Choice, Conclusion, Probe, Section
     from wsss_probe.host import Offered
     from wsss_probe.preparation import Prepared
 
@@ -166,7 +169,21 @@ def _perform_in(
     findings = _findings(prepared, run, (audited, *controls), witness.certificate, performance)
     findings += [(name, f) for name, c in conclusions for f in c.findings]
     sections = (*passports[:1], *sections, *passports[1:])
-    return _finish(prepared, run, _Results(findings, sections, witness.certificate, audited.lines, asked))
+    made = Made(findings, sections, _choices(conclusions), _map_scores(conclusions))
+    return _finish(prepared, run, _Results(made, witness.certificate, audited.lines, asked))
+
+
+def _choices(conclusions: Sequence[tuple[str, Conclusion]]) -> tuple[tuple[str, Choice], ...]:
+    """Every choice with the plugin that made it."""
+    return tuple((plugin, choice) for plugin, conclusion in conclusions for choice in conclusion.choices)
+
+
+def _map_scores(conclusions: Sequence[tuple[str, Conclusion]]) -> dict[str, xr.DataArray]:
+    """Scores of single maps by name; of two probes that use one name the first counts."""
+    found: dict[str, xr.DataArray] = {}
+    for _, conclusion in conclusions:
+        found = {**conclusion.map_scores, **found}
+    return found
 
 
 def _beside(module: nn.Module, images: Tensor) -> Tensor:
@@ -263,6 +280,7 @@ def _survey_control(
         module=module,
         working=module,
         summaries=run.summaries,
+        explainers=run.explainers,
         name=name,
         audited=Store(folder, len(prepared.subject.source), plan.execution.shard, prepared.plan.id),
     )
@@ -299,6 +317,7 @@ def _opened(prepared: Prepared, store: Store, module: nn.Module) -> AuditedRun:
         source=subject.source,
         module=subject.model.module,
         working=module,
+        explainers={offered.item.name: offered.item for offered in prepared.explainers},
     )
 
 
@@ -455,8 +474,7 @@ def _findings(
 class _Results:
     """What is left to write down."""
 
-    findings: list[tuple[str, Finding]]
-    sections: tuple[Section, ...]
+    made: Made
     certificate: Certificate
     lines: tuple[LedgerLine, ...]
     asked: tuple[str, float]
@@ -467,12 +485,13 @@ def _finish(prepared: Prepared, run: AuditedRun, results: _Results) -> AuditOutc
 
     folder = run.path
     code = ExitCode.WITH_FAILURES if prepared.host.failures else ExitCode.DONE
-    write_findings(folder, results.findings)
+    write_findings(folder, results.made.findings)
+    write_choices(folder, results.made.choices)
     record = _record(prepared, run, results, code)
-    write_report(prepared, run, record, (results.findings, results.sections))
+    write_report(prepared, run, record, results.made)
     run.store.sweep()
     write_atomically(folder / "run.json", json.dumps(record, indent=2))
-    return AuditOutcome(folder, code, tuple(results.findings), len(results.lines))
+    return AuditOutcome(folder, code, tuple(results.made.findings), len(results.lines))
 
 
 def _record(prepared: Prepared, run: AuditedRun, results: _Results, code: ExitCode) -> dict[str, Any]:

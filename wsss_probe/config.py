@@ -37,7 +37,8 @@ class AuditOptions(BaseModel):
     ``multilabel`` says that each output is decided on its own (sigmoid); None leaves it to the
     network's card. ``note`` is what a reader must know about the data; the report shows it among the
     findings.
-    ``probes`` and ``explainers`` hold tables of options by name.
+    ``explain`` names explainers, by patterns too; ``default`` are those that cost no pass of their
+    own, ``all`` is every one. ``probes`` and ``explainers`` hold tables of options by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -50,6 +51,7 @@ class AuditOptions(BaseModel):
     layers: tuple[str, ...] = ("auto",)
     classes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("predicted",)
+    explain: tuple[str, ...] = ("default",)
     preprocess: str = ""
     out: str = ""
     only_plugins: tuple[str, ...] = ()

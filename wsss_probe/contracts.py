@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, final
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = [
+    "INPUT",
     "Batch",
     "Block",
     "ChannelColumn",
     "ChannelColumns",
+    "Choice",
     "Command",
     "Conclusion",
+    "Contrast",
     "Control",
     "DefinitionCard",
     "Explainer",
@@ -53,8 +57,42 @@ __all__ = [
     "Verdict",
 ]
 
-Target = str | int
-"""Which logit is explained: ``"predicted"``, ``"label"`` or a class index."""
+INPUT: Final = "input"
+"""Stands for a layer's name where an explainer's map lies on the network's input."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A difference of logits: why this class rather than that one.
+
+    The score is ``logit[of] - weight * mean(logit[against])``.
+
+    Parameters
+    ----------
+    of : "predicted", "label" or int
+    against : "next" or int
+        ``"next"`` are the ``references`` largest logits of other classes than ``of``.
+    weight : float
+    references : int
+        How many classes ``"next"`` means; fewer where the network has fewer.
+    """
+
+    of: str | int = "predicted"
+    against: str | int = "next"
+    weight: float = 1.0
+    references: int = 1
+
+    def __str__(self) -> str:
+        against = self.against if self.against != "next" else f"next {self.references}"
+        return f"{self.of} minus {self.weight:g} x {against}"
+
+
+Target = str | int | Contrast
+"""What is explained: the logit ``"predicted"``, of the ``"label"``, of a class index, or a contrast."""
+
+Pair = tuple[str, str]
+"""An explainer and a layer, or :data:`INPUT`: what names a relevance map."""
 
 Verdict = Literal["ok", "notice", "warning"]
 
@@ -140,6 +178,12 @@ def _nothing_else(_images: Tensor, _layers: Sequence[str]) -> Mapping[str, Tenso
     raise NotImplementedError(msg)
 
 
+def _no_network() -> AbstractContextManager[nn.Module]:
+    """Stand in for a network in a batch that was made without one."""
+    msg = "this batch was made without a network"
+    raise NotImplementedError(msg)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Needs:
@@ -160,6 +204,8 @@ class Needs:
     controls : bool
         Whether control networks are surveyed for it as well. False only where a control answers
         nothing that the probe is asked, since a number without its control supports no verdict.
+    relevance : bool
+        Whether it reads ``batch.relevance``: the maps of every planned explainer and layer.
     """
 
     layers: frozenset[str] = frozenset()
@@ -169,6 +215,7 @@ class Needs:
     tables: frozenset[str] = frozenset()
     model: bool = False
     controls: bool = True
+    relevance: bool = False
 
 
 @final
@@ -208,6 +255,17 @@ class Batch:
     activations_of : callable
         ``activations_of(images, layers) -> mapping of str to Tensor``: outputs of audited layers for
         other network inputs, transformed ones say; the pass stops after the deepest of them.
+    targets : mapping of Target to Tensor, (image, class)
+        Weights of the logits in each target's score: one-hot for a class, with -1 for what a
+        contrast subtracts. The score of an image is ``(logits * weights).sum(1)``. Rows of NaN
+        where an image has no such target.
+    relevance : mapping of (str, str) to Tensor, (image, row, column)
+        For probes with ``Needs.relevance``: maps of ``(explainer, layer)`` for the survey's first
+        target, signed, on their own grid. NaN where the explainer gives none for this network.
+    lend : callable
+        ``with batch.lend() as module:`` lends the network itself, in eval mode with gradients
+        enabled, to what must hook it (captum, other people's explainers). Whatever the block leaves
+        behind (hooks, flags, gradients, buffers) is taken off again.
     """
 
     indices: np.ndarray
@@ -224,6 +282,9 @@ class Batch:
     resume: Callable[[str, Tensor], Tensor]
     tables: Mapping[str, xr.Dataset] = field(default_factory=dict)
     activations_of: Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]] = _nothing_else
+    targets: Mapping[Target, Tensor] = field(default_factory=dict)
+    relevance: Mapping[Pair, Tensor] = field(default_factory=dict)
+    lend: Callable[[], AbstractContextManager[nn.Module]] = _no_network
 
 
 @final
@@ -249,6 +310,8 @@ class Survey:
     seed : int
     images : int
         Rows of the manifest, so that a probe can choose some of them beforehand; 0 if not known.
+    relevance : tuple of (str, str)
+        Explainer and layer (or :data:`INPUT`) of every relevance map that is computed.
     """
 
     layers: Mapping[str, LayerInfo]
@@ -260,6 +323,7 @@ class Survey:
     multilabel: bool
     seed: int
     images: int = 0
+    relevance: tuple[Pair, ...] = ()
 
 
 @final
@@ -317,11 +381,67 @@ class Finding:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """Something that was chosen by its score: a threshold, a layer, an explainer, a channel.
+
+    A choice is made by :func:`wsss_probe.sealed.choose` and bound to the images that it was made
+    on: :func:`wsss_probe.sealed.scored` refuses to score it on any of them. The report lists every
+    choice with the masks it consumed.
+
+    Parameters
+    ----------
+    what : str
+        ``"threshold at layer4"``.
+    value : str, int or float
+        The winner.
+    measure : str
+        What the candidates were compared by.
+    score : float
+        Of the winner, where it was chosen: optimistic.
+    candidates : int
+    split : str
+        In words, which images.
+    images, masks, groups : int
+        How many images, masks and independent groups the choice consumed.
+    seal : frozenset of str
+        Digests of these groups (of the images where there are none).
+    reopened : bool
+        Whether it was scored on images that it was chosen on, because somebody asked for that.
+    """
+
+    what: str
+    value: str | float
+    measure: str
+    score: float
+    candidates: int
+    split: str
+    images: int
+    masks: int
+    groups: int
+    seal: frozenset[str]
+    reopened: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What a probe concludes over all images: a summary table and findings."""
+    """What a probe concludes over all images.
+
+    Parameters
+    ----------
+    summary : Dataset
+    findings : tuple of Finding
+    choices : tuple of Choice
+        What was chosen by score on the way; the report's ledger shows them.
+    map_scores : mapping of str to DataArray, (image, explainer)
+        Scores of single relevance maps, by a short name (``"Dice"``); the gallery shows them under
+        each map. The coordinate ``explainer`` holds ``"<explainer>, <layer>"``.
+    """
 
     summary: xr.Dataset
     findings: tuple[Finding, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    map_scores: Mapping[str, xr.DataArray] = field(default_factory=dict)
 
 
 # -- what the report is made of ---------------------------------------------------------------
@@ -466,7 +586,7 @@ class DefinitionCard:
 
 
 class Explainer(ABC):
-    """A way to turn one layer's activations and gradients into a relevance map.
+    """A way to turn a network's activations and gradients into a relevance map.
 
     Attributes
     ----------
@@ -475,11 +595,19 @@ class Explainer(ABC):
     card : DefinitionCard
     gradients : bool
         Whether it reads ``batch.gradients``.
+    default : bool
+        Whether an audit computes it unasked. False for what costs many passes an image, and for
+        variants that are of interest beside others only; ``--explain`` asks for them.
+    grid : {"layer", "input"}
+        Whether the map lies on a layer's grid or on the network's input. In the second case the
+        host asks once, with the layer :data:`INPUT`.
     """
 
     name: str
     card: DefinitionCard
     gradients: bool
+    default: bool = True
+    grid: Literal["layer", "input"] = "layer"
 
     def accepts(self, layer: LayerInfo, head: Head) -> str:
         """Say why ``layer`` does not suit; an empty string when it does.
@@ -487,6 +615,7 @@ class Explainer(ABC):
         Parameters
         ----------
         layer : LayerInfo
+            The input itself, of type ``Input``, for an explainer whose grid is the input.
         head : Head
 
         Returns
@@ -495,14 +624,39 @@ class Explainer(ABC):
         """
         return "" if layer.layout == "maps" else f"needs maps, the output has shape {layer.shape}"
 
+    def reads(self, layer: str, layers: Mapping[str, LayerInfo]) -> tuple[str, ...]:
+        """Name the layers whose activations, and gradients if any, it reads for a map at ``layer``.
+
+        Parameters
+        ----------
+        layer : str
+        layers : mapping of str to LayerInfo
+            The audited layers, in the order of execution.
+
+        Returns
+        -------
+        tuple of str
+            By default the layer itself; nothing for a map on the input.
+        """
+        return (layer,) if self.grid == "layer" else ()
+
+    def explains(self, target: Target) -> Target:
+        """Name the target whose gradient it reads when asked for ``target``; by default that one.
+
+        ``attribute`` finds it as ``batch.gradients[layer, self.explains(target)]``, and its weights
+        as ``batch.targets[self.explains(target)]``.
+        """
+        return target
+
     @abstractmethod
     def attribute(self, batch: Batch, layer: str, target: Target) -> Tensor:
-        """Evidence for each image's target at each position of the layer's grid.
+        """Evidence for each image's target at each position of the grid.
 
         Parameters
         ----------
         batch : Batch
         layer : str
+            :data:`INPUT` where the grid is the input.
         target : Target
 
         Returns
@@ -750,6 +904,38 @@ class Run(Protocol):
 
     def activations(self, index: int, layer: str) -> np.ndarray | None:
         """Maps of one image, (channel, row, column), stored or computed again."""
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """Network inputs of some images, preprocessed, (image, channel, row, column).
+
+        NaN for an image that cannot be read.
+        """
+
+    def explain(
+        self,
+        images: Tensor,
+        pairs: Sequence[Pair],
+        target: Target | Tensor = "predicted",
+        module: nn.Module | None = None,
+    ) -> Mapping[Pair, Tensor]:
+        """Relevance maps of any network inputs, by any explainer of this audit, on any weights.
+
+        Parameters
+        ----------
+        images : Tensor, (image, channel, row, column)
+            Perturbed ones, say.
+        pairs : sequence of (str, str)
+            Out of ``survey.relevance``.
+        target : Target, or Tensor of int64 (image,)
+            A tensor fixes the class of each image.
+        module : nn.Module, optional
+            Another network with the same layers, such as a changed copy of :meth:`model`.
+
+        Returns
+        -------
+        mapping of (str, str) to Tensor, (image, row, column)
+            One forward pass, and one backward pass, for all of them together.
+        """
 
     def model(self) -> nn.Module:
         """A copy of the audited network, in eval mode; yours to change."""

@@ -100,6 +100,10 @@ class PluginError(ProbeError):
     """A plugin that could not be loaded, or that clashes with another."""
 
 
+class SealedError(ProbeError):
+    """A choice that was to be scored on the images it was made on."""
+
+
 class NothingToDoError(ProbeError):
     """No image, no layer or no probe is left to work on."""
 

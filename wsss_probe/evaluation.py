@@ -17,7 +17,7 @@ from wsss_probe.errors import ModelError
 if TYPE_CHECKING:
     from wsss_probe.contracts import LayerInfo
 
-__all__ = ["call_number", "evaluating", "find_module", "one_of", "split_call"]
+__all__ = ["call_number", "evaluating", "find_module", "lent", "one_of", "split_call"]
 
 
 # -- a network as it is found ------------------------------------------------------------------
@@ -43,6 +43,62 @@ def evaluating(module: nn.Module) -> Iterator[nn.Module]:
     """
     with _random_state_kept(), _flags_kept(module), _buffers_kept(module):
         yield module
+
+
+@contextmanager
+def lent(module: nn.Module) -> Iterator[nn.Module]:
+    """Lend a network to somebody who hooks or rewires it, and take everything off again.
+
+    As :func:`evaluating`, with gradients enabled; besides, afterwards every attribute of every
+    submodule (hooks, replaced children, a changed ``inplace``) and every parameter's ``grad`` are
+    those from before.
+
+    Parameters
+    ----------
+    module : nn.Module
+
+    Yields
+    ------
+    nn.Module
+        The same module.
+
+    Raises
+    ------
+    ModelError
+        If the values of a parameter were written into: they cannot be given back.
+    """
+    with evaluating(module), torch.inference_mode(False), torch.enable_grad():
+        versions = [(name, p, p._version, p.grad) for name, p in module.named_parameters()]
+        try:
+            with _attributes_kept(module):
+                yield module
+        finally:
+            for _, parameter, _, gradient in versions:
+                parameter.grad = gradient
+        if written := [name for name, parameter, version, _ in versions if parameter._version != version]:
+            raise ModelError(
+                "a network that was lent has been written into",
+                found=", ".join(written[:3]),
+                wanted="none",
+                remedy="change a copy",
+            )
+
+
+@contextmanager
+def _attributes_kept(module: nn.Module) -> Iterator[None]:
+    kept = []
+    for part in module.modules():
+        own = dict(vars(part))
+        kept.append((part, own, {name: dict(v) for name, v in own.items() if isinstance(v, dict)}))
+    try:
+        yield
+    finally:
+        for part, own, tables in kept:
+            vars(part).clear()
+            vars(part).update(own)
+            for name, entries in tables.items():
+                own[name].clear()
+                own[name].update(entries)
 
 
 @contextmanager

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey
-from wsss_probe.errors import PluginError, UsageError
+from wsss_probe.errors import ModelError, PluginError, UsageError
 from wsss_probe.names import nearest
 from wsss_probe.offers import check_probe
+from wsss_probe.targets import require_target
 
 if TYPE_CHECKING:
     import numpy as np
 
     from wsss_probe.host import Offered, PluginHost
 
-__all__ = ["Explaining", "Probing", "match_explainers", "match_probes"]
+__all__ = ["Explained", "Explaining", "Probing", "match_explainers", "match_probes"]
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -100,19 +102,37 @@ def _known_options(offered: Sequence[Offered[Any]], options: Options, kind: str)
 # -- explainers --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Where relevance is wanted.
+
+    Parameters
+    ----------
+    layers : tuple of LayerInfo
+    input : LayerInfo
+        The network's input, described as a layer.
+    head : Head
+    """
+
+    layers: tuple[LayerInfo, ...]
+    input: LayerInfo
+    head: Head
+
+
 def match_explainers(
-    host: PluginHost, options: Options, layers: Sequence[LayerInfo], head: Head
+    host: PluginHost, options: Options, asked: Sequence[str], where: Explained
 ) -> Explaining:
-    """Ask every explainer which layers suit it; one that fails is listed by the host and left out.
+    """Ask every chosen explainer which layers suit it; one that fails is listed and left out.
 
     Parameters
     ----------
     host : PluginHost
     options : mapping
-        Of the run file, by explainer.
-    layers : sequence of LayerInfo
-        Where relevance is wanted.
-    head : Head
+        Of the run file, by explainer; who gives options asks for the explainer.
+    asked : sequence of str
+        Names and patterns (``grad*``); ``default`` are those that an audit computes unasked,
+        ``all`` is every one.
+    where : Explained
 
     Returns
     -------
@@ -125,20 +145,39 @@ def match_explainers(
     """
     offered = host.collect_explainers()
     _known_options(offered, options, "explainer")
-    items = [replace(o, item=configured(o.item, options)) for o in offered]
+    chosen = _asked_for(offered, asked) | set(options)
+    items = [replace(o, item=configured(o.item, options)) for o in offered if o.item.name in chosen]
     pairs, refused = [], []
     for item in items:
-        for layer in layers:
+        for layer in (where.input,) if item.item.grid == "input" else where.layers:
             with host.guarded("accepts", item) as guard:
                 if not guard.enabled:
                     continue
-                reason = item.item.accepts(layer, head)
+                reason = item.item.accepts(layer, where.head)
                 if reason:
                     refused.append((item.item.name, layer.name, str(reason)))
                 else:
                     pairs.append((item.item.name, layer.name))
     used = {name for name, _ in pairs}
     return Explaining(tuple(o for o in items if o.item.name in used), tuple(pairs), tuple(refused))
+
+
+def _asked_for(offered: Sequence[Offered[Explainer]], asked: Sequence[str]) -> set[str]:
+    """Names of the explainers that words and patterns mean."""
+    groups = {
+        "all": [o.item.name for o in offered],
+        "default": [o.item.name for o in offered if o.item.default],
+    }
+    names = {o.item.name for o in offered}
+    chosen: set[str] = set()
+    for word in asked:
+        found = groups.get(word) or [name for name in names if fnmatchcase(name, word)]
+        if not found and word not in groups:
+            near = nearest(word, [*names, *groups])
+            msg = "no plugin offers such an explainer"
+            raise UsageError(msg, found=word, remedy=f"did you mean '{near}'?" if near else None)
+        chosen.update(found)
+    return chosen
 
 
 # -- probes ------------------------------------------------------------------------------------
@@ -202,13 +241,12 @@ def _asked(probe: Probe, survey: Survey) -> Needs:
         raise PluginError(
             "asks for layers that are not audited", found=", ".join(absent), wanted=", ".join(survey.layers)
         )
-    classes = range(len(survey.classes))
-    strange = [t for _, t in needs.gradients if t not in {"predicted", "label"} and t not in classes]
-    if strange:
-        wanted = f"'predicted', 'label' or 0 to {len(classes) - 1}"
-        raise PluginError(
-            "asks for the gradient of a target that is none", found=repr(strange[0]), wanted=wanted
-        )
+    for _, target in needs.gradients:
+        try:
+            require_target(target, len(survey.classes))
+        except ModelError as error:
+            msg = "asks for the gradient of a target that is none"
+            raise PluginError(msg, found=error.found, wanted=error.wanted) from error
     return needs
 
 
@@ -234,6 +272,8 @@ def _unmet(needs: Needs, survey: Survey, labels: np.ndarray, running: set[str]) 
         return "it needs masks and the manifest has none"
     if needs.labels and not labels.any():
         return "it needs labels and the manifest has none"
+    if needs.relevance and not survey.relevance:
+        return "it judges relevance maps and no explainer gives any here"
     absent = sorted(needs.tables - running)
     return f"it reads {', '.join(absent)}, which does not run here" if absent else ""
 

@@ -14,13 +14,16 @@ from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Block, Finding, Gallery, Picture, Section, Table, Text
 from wsss_probe.errors import CorruptRunError
 from wsss_probe.findings import HOST
+from wsss_probe.ledger import ledger_sections
 from wsss_probe.names import display
 from wsss_probe.performance import top_right
 from wsss_probe.report import Document, dumps, loads, write
+from wsss_probe.targets import target_names
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wsss_probe.made import Made
     from wsss_probe.preparation import Prepared
     from wsss_probe.run import AuditedRun
 
@@ -30,8 +33,6 @@ _SHOWN_IMAGES: Final = 8
 _SHOWN_CLASSES: Final = 12
 _SHOWN_ROWS: Final = 50
 _SHOWN_LINES: Final = 30
-
-Made = tuple[list[tuple[str, Finding]], tuple[Section, ...]]
 
 
 def write_report(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any], made: Made) -> None:
@@ -43,16 +44,21 @@ def write_report(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any],
     run : AuditedRun
     record : mapping
         What ``run.json`` will hold.
-    made : (findings, sections)
-        Of the host and of the plugins.
+    made : Made
+        By the host and the plugins.
     """
-    findings, sections = made
-    own = (_subject(prepared, run, record), _relevance(prepared, run), _failures(run, record), _made(record))
+    own = (
+        _subject(prepared, run, record),
+        _relevance(prepared, run),
+        _failures(run, record),
+        *ledger_sections(made.choices),
+        _made(record),
+    )
     document = Document(
         title=f"Audit of {display(str(record['model']['name']))}",
-        subtitle=_subtitle(prepared, record, findings),
-        findings=tuple(findings),
-        sections=(*own, *sections),
+        subtitle=_subtitle(prepared, record, made.findings),
+        findings=tuple(made.findings),
+        sections=(*own, *made.sections),
         cards=tuple((o.plugin, o.item.card) for o in prepared.explainers),
         provenance=_provenance(record),
     )
@@ -193,7 +199,7 @@ def _relevance(prepared: Prepared, run: AuditedRun) -> Section:
         return Section("where", "Relevance maps", (Text(text),))
     rows = tuple(_row(prepared, run, index) for index in _chosen_images(prepared, run))
     target = prepared.survey.targets[0]
-    whose = target if isinstance(target, str) else display(prepared.survey.classes[target])
+    whose = display(target_names([target], prepared.survey.classes)[target])
     caption = (
         "Original with the mask's outline (where there is one), then one map per explainer and layer for "
         f"the {whose} class, on the layer's own grid, each scaled by its own largest value. Shown: the most "

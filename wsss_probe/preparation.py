@@ -19,19 +19,21 @@ from torch import Tensor, nn
 from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey, Target, Verdict
 from wsss_probe.controls import parse_controls
 from wsss_probe.errors import ModelError, NothingToDoError, ProbeError, UsageError
+from wsss_probe.explaining import input_layer
 from wsss_probe.findings import HOST
 from wsss_probe.head import find_head
 from wsss_probe.images import ManifestSource, Source, TensorSource
 from wsss_probe.layers import Chosen, choose_layers, describe_layers
 from wsss_probe.manifest import Manifest, discover, read_manifest
 from wsss_probe.masks import MaskSpec
-from wsss_probe.matching import Explaining, Probing, match_explainers, match_probes
+from wsss_probe.matching import Explained, Explaining, Probing, match_explainers, match_probes
 from wsss_probe.model import AuditedModel, ModelRequest, load_model
-from wsss_probe.names import display, nearest
+from wsss_probe.names import display
 from wsss_probe.plan import Execution, Plan, library_versions
 from wsss_probe.preprocessing import Preprocessing
 from wsss_probe.survey import working_copy
 from wsss_probe.taps import run_pass
+from wsss_probe.targets import parse_target
 from wsss_probe.weights_file import first_line
 
 if TYPE_CHECKING:
@@ -358,19 +360,8 @@ def _execution(options: AuditOptions) -> Execution:
 
 
 def _targets(options: AuditOptions, classes: Sequence[str]) -> tuple[Target, ...]:
-    targets: list[Target] = []
-    for text in options.targets or ("predicted",):
-        if text in {"predicted", "label"}:
-            targets.append(text)
-        elif text == "all":
-            targets += list(range(len(classes)))
-        elif text in classes:
-            targets.append(list(classes).index(text))
-        else:
-            near = nearest(text, classes)
-            msg = "target is no class of the network"
-            raise ModelError(msg, found=text, wanted="predicted, label, all or a class", remedy=f"'{near}'?")
-    return tuple(dict.fromkeys(targets))
+    parsed = [parse_target(text, classes) for text in options.targets or ("predicted",)]
+    return tuple(dict.fromkeys(target for targets in parsed for target in targets))
 
 
 def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepared:
@@ -396,8 +387,13 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         images=len(subject.source),
     )
     labels, labelled = _known_labels(subject.manifest, subject.classes)
-    where = [audited[name] for name in _relevance_layers(options, subject.chosen)]
-    explaining = match_explainers(host, options.explainers, where, subject.head)
+    where = Explained(
+        tuple(audited[name] for name in _relevance_layers(options, subject.chosen)),
+        input_layer(survey.input_shape),
+        subject.head,
+    )
+    explaining = match_explainers(host, options.explainers, options.explain, where)
+    survey = replace(survey, relevance=explaining.pairs)
     probing = match_probes(host, options.probes, survey, labels)
     return Prepared(
         options,

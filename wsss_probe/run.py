@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import xarray as xr
-    from torch import nn
+    from torch import Tensor, nn
 
-    from wsss_probe.contracts import Survey
+    from wsss_probe.contracts import Explainer, Pair, Survey, Target
     from wsss_probe.images import Source
 
 __all__ = ["AuditedRun", "ControlRun", "open_run", "read_record"]
@@ -56,6 +56,8 @@ class AuditedRun:
         Of probes that concluded already.
     not_testable : str
         Why no conclusion may rest on this classifier; empty when one may.
+    explainers : mapping of str to Explainer
+        That this audit offers, by name.
     """
 
     survey: Survey
@@ -68,6 +70,7 @@ class AuditedRun:
     controls: Sequence[ControlRun] = ()
     summaries: Mapping[str, xr.Dataset] = field(default_factory=dict)
     not_testable: str = ""
+    explainers: Mapping[str, Explainer] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -123,19 +126,49 @@ class AuditedRun:
         tensor = self.source.read(index).tensor
         if tensor is None:
             return None
-        device = next((p.device for p in self.working.parameters()), tensor.device)
         captured = run_pass(
             self.working,
-            tensor[None].to(device),
+            tensor[None].to(self._device),
             [self.survey.layers[layer]],
             PassOptions(logits=False),
         )
         maps: np.ndarray = captured.activations[layer][0].float().cpu().numpy()
         return maps
 
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """Network inputs of some images; NaN for one that cannot be read."""
+        import torch
+
+        blank = torch.full(self.survey.input_shape, torch.nan)
+        read = (self.source.read(int(index)).tensor for index in indices)
+        images = [blank if tensor is None else tensor for tensor in read]
+        return torch.stack(images).to(self._device) if images else blank[None][:0]
+
+    def explain(
+        self,
+        images: Tensor,
+        pairs: Sequence[Pair],
+        target: Target | Tensor = "predicted",
+        module: nn.Module | None = None,
+    ) -> Mapping[Pair, Tensor]:
+        """Relevance maps of any network inputs, by explainers of this audit, on any weights."""
+        from wsss_probe.explaining import Asked, explain
+        from wsss_probe.head import find_head
+
+        network = self.working if module is None else module
+        layers, head = self.survey.layers, self.survey.head
+        if module is not None and head.linear:
+            head = find_head(module, images[:8], list(layers.values()))
+        items = [(self.explainers[name], layer) for name, layer in pairs]
+        return explain(network, images, items, Asked(layers, head, target))
+
     def model(self) -> nn.Module:
         """Copy the audited network, in eval mode; whatever happens to the copy, the network is safe."""
         return copy.deepcopy(self.working)
+
+    @property
+    def _device(self) -> Any:
+        return next((p.device for p in self.working.parameters()), "cpu")
 
     def _table(self, path: str) -> xr.Dataset:
         table = self.store.table(path)

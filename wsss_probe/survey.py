@@ -21,14 +21,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss_probe.contracts import Batch, Explainer, LayerInfo, Needs, Observation, Probe, Survey, Target
+from wsss_probe.contracts import (
+    Batch,
+    Explainer,
+    LayerInfo,
+    Needs,
+    Observation,
+    Pair,
+    Probe,
+    Survey,
+    Target,
+)
 from wsss_probe.errors import ModelError, SchemaError
+from wsss_probe.evaluation import lent
 from wsss_probe.isolation import Guard, PluginFailure
+from wsss_probe.relevance import (
+    as_numpy,
+    explained_targets,
+    read_for_maps,
+    relevance_of_batch,
+    relevance_path,
+)
 from wsss_probe.resume import Resumer
 from wsss_probe.schema import check_observation, escape
 from wsss_probe.store import LedgerLine, Store, TableBlock
-from wsss_probe.tables import check_relevance
 from wsss_probe.taps import PassOptions, run_pass
+from wsss_probe.targets import target_weights
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +62,6 @@ __all__ = [
     "relevance_path",
     "run_stage",
     "streams",
-    "target_indices",
     "working_copy",
 ]
 
@@ -94,15 +111,27 @@ class Task:
         """Whether this is the pass that also records logits, pooled features and relevance."""
         return self.stage == "0"
 
+    @property
+    def judged(self) -> bool:
+        """Whether a probe of this stage reads relevance maps."""
+        return any(self.needs[offered.item.name].relevance for offered in self.probes)
+
+    @property
+    def relevance(self) -> tuple[Pair, ...]:
+        """Explainer and layer of the maps that this stage computes, to keep or for probes to judge."""
+        stored = self.plan.relevance if self.first else ()
+        return tuple(dict.fromkeys([*stored, *(self.survey.relevance if self.judged else ())]))
+
+    @property
+    def explaining(self) -> dict[Pair, Explainer]:
+        """Explainer of each of these maps."""
+        items = {offered.item.name: offered.item for offered in self.explainers}
+        return {(name, layer): items[name] for name, layer in self.relevance}
+
 
 def probe_path(name: str) -> str:
     """Group of a probe's tables."""
     return f"probes/{escape(name)}"
-
-
-def relevance_path(explainer: str, layer: str) -> str:
-    """Group of a relevance table."""
-    return f"relevance/{escape(explainer)}/{escape(layer)}"
 
 
 def activation_path(layer: str) -> str:
@@ -223,6 +252,7 @@ def _wanted_layers(task: Task) -> list[LayerInfo]:
     asked = [task.needs[offered.item.name] for offered in task.probes]
     names = {layer for needs in asked for layer in needs.layers}
     names |= {layer for needs in asked for layer, _ in needs.gradients}
+    names |= {layer for layers in read_for_maps(task).values() for layer in layers}
     if task.first:
         names |= set(task.survey.layers)
     return [info for name, info in task.survey.layers.items() if name in names]
@@ -231,34 +261,21 @@ def _wanted_layers(task: Task) -> list[LayerInfo]:
 def _wanted_gradients(task: Task) -> dict[Target, tuple[str, ...]]:
     """Layers whose gradient is needed, by target: one backward each."""
     pairs = {pair for offered in task.probes for pair in task.needs[offered.item.name].gradients}
-    if task.first:
-        hungry = {offered.item.name for offered in task.explainers if offered.item.gradients}
-        layers = [layer for name, layer in task.plan.relevance if name in hungry]
-        pairs |= {(layer, target) for layer in layers for target in task.survey.targets}
+    read = read_for_maps(task)
+    for pair, explainer in task.explaining.items():
+        if explainer.gradients:
+            asked = [explainer.explains(target) for target in explained_targets(task, pair)]
+            pairs |= {(layer, target) for layer in read[pair] for target in asked}
     order = list(task.survey.layers)
     targets = dict.fromkeys([*task.survey.targets, *sorted({t for _, t in pairs}, key=str)])
     wanted = {t: tuple(name for name in order if (name, t) in pairs) for t in targets}
     return {target: layers for target, layers in wanted.items() if layers}
 
 
-def target_indices(logits: Tensor, labels: Tensor, targets: Sequence[Target]) -> dict[Target, Tensor]:
-    """Which logit each target means for each image.
-
-    Parameters
-    ----------
-    logits : Tensor, (image, class)
-    labels : Tensor of bool, (image, class)
-    targets : sequence of Target
-
-    Returns
-    -------
-    dict of Target to Tensor of int, (image,)
-        ``"label"`` is the first label, or the predicted class where there is none.
-    """
-    predicted = logits.argmax(dim=1)
-    first_label = torch.where(labels.any(dim=1), labels.int().argmax(dim=1), predicted)
-    named: dict[Target, Tensor] = {"predicted": predicted, "label": first_label}
-    return {t: named[t] if isinstance(t, str) else torch.full_like(predicted, t) for t in targets}
+def _weighed_targets(task: Task) -> list[Target]:
+    """Targets whose weights the batch holds."""
+    read = [e.explains(t) for pair, e in task.explaining.items() for t in explained_targets(task, pair)]
+    return list(dict.fromkeys([*task.survey.targets, *_wanted_gradients(task), *read]))
 
 
 def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
@@ -266,8 +283,8 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
     images = _stack_images(task, samples)
     indices = np.array([sample.index for sample in samples])
     labels = torch.from_numpy(task.labels[indices]).to(images.device)
-    wanted = _wanted_gradients(task)
-    options = PassOptions(wanted, lambda logits: target_indices(logits, labels, list(wanted)))
+    wanted, weighed = _wanted_gradients(task), _weighed_targets(task)
+    options = PassOptions(wanted, lambda logits: target_weights(logits, labels, list(wanted)))
     captured = run_pass(task.module, images, _wanted_layers(task), options)
     assert captured.logits is not None  # noqa: S101  # asked for by default
     _require_shapes(task.survey.layers, captured.activations)
@@ -288,6 +305,8 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
         resume=lambda layer, maps: known.resumer(layer, images)(maps, images),
         tables=task.tables,
         activations_of=lambda other, layers: _activations(task, other, layers),
+        targets=target_weights(captured.logits, labels, weighed),
+        lend=lambda: lent(task.module),
     )
 
 
@@ -361,11 +380,6 @@ def _form(table: xr.Dataset) -> object:
 # -- tables of one batch -----------------------------------------------------------------------
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    """Copy a tensor: a plugin may write into what it was lent, or keep what it returned."""
-    return np.array(tensor.detach().float().cpu().numpy())
-
-
 @dataclass(slots=True)
 class _Lent:
     """A batch as plugins get it, made anew when one that failed may have written into it."""
@@ -378,10 +392,18 @@ class _Lent:
         if guard.enabled and guard.failure:
             self.batch = self.make()
 
+    def judging(self, relevance: Mapping[Pair, Tensor]) -> _Lent:
+        """Lend the relevance maps with the batch."""
+        if not relevance:
+            return self
+        kept = {pair: maps.clone() for pair, maps in relevance.items()}
+        made = lambda: replace(self.make(), relevance={pair: maps.clone() for pair, maps in kept.items()})  # noqa: E731
+        return _Lent(made, replace(self.batch, relevance=dict(relevance)))
+
 
 def _recorded(task: Task, batch: Batch) -> dict[str, TableBlock]:
     """Logits, pooled features and stored maps: what the host itself keeps."""
-    logits = _numpy(batch.logits)
+    logits = as_numpy(batch.logits)
     classes = np.array(task.survey.classes, dtype=object)
     tables = {
         "predictions": TableBlock({"logits": (("image", "class"), logits)}, {"class": (("class",), classes)})
@@ -389,50 +411,12 @@ def _recorded(task: Task, batch: Batch) -> dict[str, TableBlock]:
     for layer, activation in batch.activations.items():
         maps = activation.dim() == 4
         pooled = activation.float().mean(dim=(2, 3)) if maps else activation.float().flatten(1)
-        variables: Variables = {"mean": (("image", "channel"), _numpy(pooled))}
+        variables: Variables = {"mean": (("image", "channel"), as_numpy(pooled))}
         if layer in task.plan.stored:
             dims = ("image", "channel", "row", "column") if maps else ("image", "channel")
-            variables["maps"] = (dims, _numpy(activation if maps else activation.flatten(1)))
+            variables["maps"] = (dims, as_numpy(activation if maps else activation.flatten(1)))
         tables[activation_path(layer)] = TableBlock(variables, attrs={"layer": layer})
     return tables
-
-
-def _relevance(task: Task, lent: _Lent) -> dict[str, TableBlock]:
-    """Relevance maps of every explainer, for the first target, for other named ones, and by class."""
-    offered = {item.item.name: item for item in task.explainers}
-    tables = {}
-    for name, layer in task.plan.relevance:
-        with task.host.guarded("attribute", offered[name], lent.batch) as guard:
-            if not guard.enabled:
-                continue
-            variables = _attributed(task, offered[name].item, layer, lent.batch)
-            coords = _class_coordinate(task)
-            attrs = {"layer": layer, "explainer": name, "target": str(task.survey.targets[0])}
-            tables[relevance_path(name, layer)] = TableBlock(variables, coords, attrs)
-        lent.after(guard)
-    return tables
-
-
-def _class_coordinate(task: Task) -> Variables:
-    chosen = [task.survey.classes[t] for t in task.survey.targets if isinstance(t, int)]
-    return {"class": (("class",), np.array(chosen, dtype=object))} if chosen else {}
-
-
-def _attributed(task: Task, explainer: Explainer, layer: str, batch: Batch) -> Variables:
-    grid = tuple(batch.activations[layer].shape[2:])
-    by_target = {}
-    for target in task.survey.targets:
-        maps = explainer.attribute(batch, layer, target)
-        check_relevance(maps, (len(batch.indices), *grid), explainer.name, batch.readable)
-        by_target[target] = _numpy(maps)
-    variables: Variables = {"relevance": (("image", "row", "column"), by_target[task.survey.targets[0]])}
-    variables |= {
-        t: (("image", "row", "column"), by_target[t]) for t in task.survey.targets[1:] if isinstance(t, str)
-    }
-    classes = [by_target[t] for t in task.survey.targets if isinstance(t, int)]
-    if classes:
-        variables["by_class"] = (("image", "class", "row", "column"), np.stack(classes, axis=1))
-    return variables
 
 
 def _observed(task: Task, lent: _Lent, known: _Known) -> dict[str, TableBlock]:
@@ -485,8 +469,9 @@ def _shard(task: Task, index: int, batches: Iterator[list[Sample]], known: _Know
         samples += [_without_tensor(sample) for sample in read]
         lent = _Lent(partial(_batch, task, read, known), _batch(task, read, known))
         usable.append(lent.batch.readable.cpu().numpy())
-        own = {**_recorded(task, lent.batch), **_relevance(task, lent)} if task.first else {}
-        pieces.append({**own, **_observed(task, lent, known)})
+        maps = relevance_of_batch(task, lent)
+        own = {**_recorded(task, lent.batch), **maps.kept} if task.first else {}
+        pieces.append({**own, **_observed(task, lent.judging(maps.judged), known)})
     readable = np.array([not sample.error for sample in samples])
     tables = {}
     for path in _common(pieces):

@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 Targets = Mapping[Target, Tensor] | Callable[[Tensor], Mapping[Target, Tensor]]
-"""Class index of each image, int64 (image,), per target; or a function of the logits that says so."""
+"""Per target the class index of each image, int64 (image,), or the weights of its logits, float
+(image, class); or a function of the logits that says so."""
 
 
 # -- the pass ----------------------------------------------------------------------------------
@@ -53,9 +54,10 @@ class PassOptions:
     gradients : mapping of Target to sequence of str
         Per target, the tapped layers where the gradient of its logit is wanted.
     targets : mapping of Target to Tensor, or callable
-        Class index of each image, int64 (image,), for every target of ``gradients``; -1 means "no
-        target" and gives that image a gradient of NaN. A callable is given the detached logits
-        (image, class), so that ``"predicted"`` costs no second pass.
+        For every target of ``gradients`` the class index of each image, int64 (image,), or the
+        weights of its logits, float (image, class); -1, or a row with NaN, means "no target" and
+        gives that image a gradient of NaN. A callable is given the detached logits (image, class),
+        so that ``"predicted"`` costs no second pass.
     logits : bool
         False lets the pass stop after the last tapped layer; gradients need the logits anyway.
     """
@@ -269,24 +271,23 @@ def _backward(
     targets = options.targets(logits.detach()) if callable(options.targets) else options.targets
     taken: dict[tuple[str, Target], Tensor] = {}
     for done, (target, names) in enumerate(wanted, start=1):
-        index = _checked(targets[target], logits, target)
-        found = _layer_gradients(logits, index, [kept[name] for name in names], retain=done < len(wanted))
+        weights = _checked(targets[target], logits, target)
+        found = _layer_gradients(logits, weights, [kept[name] for name in names], retain=done < len(wanted))
         for name, gradient in zip(names, found, strict=True):
             if gradient is None:
                 raise ModelError(f"layer {name!r} has no gradient", found="logits that do not depend on it")
-            taken[name, target] = _without_target(gradient, index < 0)
+            taken[name, target] = _without_target(gradient, weights.isnan().any(dim=1))
     return taken
 
 
 def _layer_gradients(
-    logits: Tensor, index: Tensor, layers: Sequence[Tensor], *, retain: bool
+    logits: Tensor, weights: Tensor, layers: Sequence[Tensor], *, retain: bool
 ) -> tuple[Tensor | None, ...]:
     if not logits.requires_grad:
         return (None,) * len(layers)
-    chosen = index >= 0
     # images do not mix in eval mode: the gradient of the sum is each image's own gradient
-    score = logits[chosen].gather(1, index[chosen, None]).sum()
-    return torch.autograd.grad(score, layers, retain_graph=retain, allow_unused=True)
+    slopes = weights.nan_to_num().to(logits.dtype)
+    return torch.autograd.grad(logits, layers, slopes, retain_graph=retain, allow_unused=True)
 
 
 def _without_target(gradient: Tensor, images: Tensor) -> Tensor:
@@ -295,18 +296,24 @@ def _without_target(gradient: Tensor, images: Tensor) -> Tensor:
     return gradient.masked_fill(images.view(-1, *[1] * (gradient.ndim - 1)), torch.nan)
 
 
-def _checked(index: Tensor, logits: Tensor, target: Target) -> Tensor:
+def _checked(wanted: Tensor, logits: Tensor, target: Target) -> Tensor:
+    """Weights of the logits, float (image, class), of what was given as weights or as class indices."""
     images, classes = logits.shape
-    if index.shape != (images,):
+    shape = (images, classes) if wanted.is_floating_point() else (images,)
+    if wanted.shape != shape:
         raise ModelError(
             f"target {target!r} does not fit the batch",
-            found=f"shape {tuple(index.shape)}",
-            wanted=f"({images},)",
+            found=f"shape {tuple(wanted.shape)}",
+            wanted=f"{shape}",
         )
-    if bool(((index < -1) | (index >= classes)).any()):
+    if wanted.is_floating_point():
+        return wanted.to(logits.device)
+    if bool(((wanted < -1) | (wanted >= classes)).any()):
         raise ModelError(
             f"target {target!r} is not a class",
-            found=f"indices {int(index.min())} to {int(index.max())}",
+            found=f"indices {int(wanted.min())} to {int(wanted.max())}",
             wanted=f"0 to {classes - 1}",
         )
-    return index.to(logits.device, torch.int64)
+    index = wanted.to(logits.device, torch.int64)
+    weights = torch.zeros(images, classes, device=logits.device).scatter(1, index.clamp(min=0)[:, None], 1)
+    return weights.masked_fill((index < 0)[:, None], torch.nan)

@@ -12,9 +12,11 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from torch import nn
+from torch import Tensor, nn
 
-from wsss_probe.contracts import Conclusion, Explainer, Needs, Observation, Probe, Survey
+from wsss_probe.contracts import Conclusion, Explainer, Needs, Observation, Pair, Probe, Survey, Target
+from wsss_probe.explaining import Asked, explain
+from wsss_probe.head import find_head
 from wsss_probe.schema import check_conclusion, check_observation, check_relevance
 from wsss_probe.testing.scenes import Scene, make_scene
 
@@ -133,9 +135,32 @@ class InMemoryRun:
         maps: np.ndarray = batch.activations[layer][0].numpy()
         return maps
 
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """Network inputs of some images; NaN for an unreadable one."""
+        images = self.scene.images[list(indices)].clone()
+        images[~self.scene.readable[list(indices)]] = torch.nan
+        return images
+
+    def explain(
+        self,
+        images: Tensor,
+        pairs: Sequence[Pair],
+        target: Target | Tensor = "predicted",
+        module: nn.Module | None = None,
+    ) -> Mapping[Pair, Tensor]:
+        """Relevance maps of any network inputs, by explainers of the scene, on any weights."""
+        network = self.scene.network if module is None else module
+        layers, head = self.survey.layers, self.survey.head
+        if module is not None and head.linear:
+            head = find_head(module, images, list(layers.values()))
+        named = {explainer.name: explainer for explainer in self.scene.explainers}
+        return explain(
+            network, images, [(named[n], layer) for n, layer in pairs], Asked(layers, head, target)
+        )
+
     def model(self) -> nn.Module:
-        """The network of the scene."""
-        return self.scene.network
+        """Copy the network of the scene."""
+        return copy.deepcopy(self.scene.network)
 
     def concluded(self, probe: Probe) -> Conclusion:
         """Call the probe's ``conclude`` and check what it returns."""
@@ -196,7 +221,7 @@ def run_in_memory(
         Split already.
     scene : Scene, optional
     explainers : iterable of Explainer
-        Run for the target ``"predicted"`` at every layer that they accept.
+        Run for the target ``"predicted"`` at every layer that they accept; those of the scene besides.
     controls : int
     summaries : mapping of str to Dataset
         Summaries of earlier probes, as ``batch.tables`` and ``run.summary``.
@@ -211,6 +236,8 @@ def run_in_memory(
         If a probe's rows or an explainer's maps break the contract.
     """
     scene, probes, summaries = scene or make_scene(), tuple(probes), summaries or {}
+    if explainers := tuple(explainers):
+        scene = scene.with_explainers((*scene.explainers, *explainers))
     others = [scene.with_network(shuffled(scene.network, seed)) for seed in range(controls)]
     surveyed = [
         InMemoryRun(other, observe(other, probes, tables=summaries), summaries=summaries) for other in others
@@ -218,7 +245,7 @@ def run_in_memory(
     return InMemoryRun(
         scene,
         observe(scene, probes, tables=summaries),
-        _relevance(scene, explainers),
+        _relevance(scene),
         [InMemoryControl(f"shuffled-{seed}", run) for seed, run in enumerate(surveyed)],
         summaries=summaries,
     )
@@ -299,19 +326,15 @@ def _joined(pieces: Sequence[Observation], scene: Scene) -> Observation:
     )
 
 
-def _relevance(scene: Scene, explainers: Iterable[Explainer]) -> dict[tuple[str, str], xr.Dataset]:
+def _relevance(scene: Scene) -> dict[Pair, xr.Dataset]:
     maps = {}
-    for explainer in explainers:
-        for layer, info in scene.survey.layers.items():
-            if explainer.accepts(info, scene.survey.head):
-                continue
-            gradients = frozenset({(layer, "predicted")}) if explainer.gradients else frozenset()
-            batch = scene.batch(Needs(layers=frozenset({layer}), gradients=gradients))
-            shape = (len(scene.images), *info.shape[1:])
-            relevance = explainer.attribute(batch, layer, "predicted")
-            checked = check_relevance(relevance, shape, f"{explainer.name} at {layer}")
-            values = _hidden(checked.numpy(), scene)
-            maps[explainer.name, layer] = xr.Dataset({"relevance": (("image", "row", "column"), values)})
+    found = scene.relevance(range(len(scene.images)))
+    for explainer, info in scene.pairs():
+        shape = (len(scene.images), *info.shape[1:])
+        name = f"{explainer.name} at {info.name}"
+        checked = check_relevance(found[explainer.name, info.name], shape, name)
+        values = _hidden(checked.numpy(), scene)
+        maps[explainer.name, info.name] = xr.Dataset({"relevance": (("image", "row", "column"), values)})
     return maps
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss_probe.contracts import Batch, Needs, Survey, Target
+from wsss_probe.contracts import INPUT, Batch, Contrast, Explainer, LayerInfo, Needs, Pair, Survey, Target
+from wsss_probe.evaluation import lent
 from wsss_probe.head import find_head
 from wsss_probe.layers import describe_layers
 from wsss_probe.testing.models import multi_logit
@@ -24,7 +25,7 @@ from wsss_probe.testing.models import multi_logit
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Scene", "make_scene", "take"]
+__all__ = ["Scene", "make_scene", "take", "weights_of"]
 
 
 @final
@@ -41,6 +42,8 @@ class Scene:
     labels : Tensor of bool, (image, class)
     masks : Tensor of int or None, (image, row, column)
     readable : Tensor of bool, (image,)
+    explainers : tuple of Explainer
+        Whose maps probes judge; see :meth:`with_explainers`.
     """
 
     network: nn.Module
@@ -49,6 +52,7 @@ class Scene:
     labels: Tensor
     masks: Tensor | None
     readable: Tensor
+    explainers: tuple[Explainer, ...] = ()
 
     def batch(
         self,
@@ -91,7 +95,44 @@ class Scene:
             resume=lambda layer, maps: _resumed(self.network, images, layer, maps),
             tables=dict(tables or {}),
             activations_of=self._activations,
+            targets={t: weights_of(logits, labels, t) for t in _targets(self.survey, needs)},
+            relevance=self.relevance(chosen) if needs.relevance else {},
+            lend=lambda: lent(self.network),
         )
+
+    def relevance(self, indices: Sequence[int], target: Target = "predicted") -> dict[Pair, Tensor]:
+        """Maps of some images by every explainer of the scene; NaN where it does not suit the network."""
+        maps = {}
+        for explainer, info in self.pairs():
+            size = info.shape[1:]
+            maps[explainer.name, info.name] = torch.full((len(indices), *size), torch.nan)
+            if not explainer.accepts(info, self.survey.head):
+                read, asked = explainer.reads(info.name, self.survey.layers), explainer.explains(target)
+                wanted = frozenset((layer, asked) for layer in read) if explainer.gradients else frozenset()
+                batch = self.batch(Needs(frozenset(read), wanted), indices)
+                batch = replace(
+                    batch,
+                    targets={t: weights_of(batch.logits, batch.labels, t) for t in (target, asked)},
+                )
+                maps[explainer.name, info.name] = explainer.attribute(batch, info.name, target).detach()
+        return maps
+
+    def pairs(self) -> list[tuple[Explainer, LayerInfo]]:
+        """List explainers and layers whose maps the survey plans."""
+        shape = self.survey.input_shape
+        infos = {**self.survey.layers, INPUT: LayerInfo(INPUT, "Input", -1, 1, shape, "maps", 1.0, 1)}
+        named = {explainer.name: explainer for explainer in self.explainers}
+        return [(named[name], infos[layer]) for name, layer in self.survey.relevance]
+
+    def with_explainers(self, explainers: Iterable[Explainer]) -> Scene:
+        """Make the same scene with explainers, at every layer that each accepts."""
+        shape = self.survey.input_shape
+        found, kept = [], tuple(explainers)
+        for explainer in kept:
+            own = [LayerInfo(INPUT, "Input", -1, 1, shape, "maps", 1.0, 1)]
+            infos = own if explainer.grid == "input" else list(self.survey.layers.values())
+            found += [(explainer.name, i.name) for i in infos if not explainer.accepts(i, self.survey.head)]
+        return replace(self, explainers=kept, survey=replace(self.survey, relevance=tuple(found)))
 
     def _activations(self, images: Tensor, layers: Sequence[str]) -> Mapping[str, Tensor]:
         outputs = _tapped(self.network, images, layers).outputs
@@ -194,6 +235,8 @@ def take(batch: Batch, indices: Sequence[int]) -> Batch:
         logits=batch.logits[chosen],
         activations={name: maps[chosen] for name, maps in batch.activations.items()},
         gradients={key: maps[chosen] for key, maps in batch.gradients.items()},
+        targets={key: weights[chosen] for key, weights in batch.targets.items()},
+        relevance={key: maps[chosen] for key, maps in batch.relevance.items()},
     )
 
 
@@ -258,20 +301,52 @@ def _gradients(
 ) -> dict[tuple[str, Target], Tensor]:
     gradients = {}
     for layer, target in sorted(wanted, key=str):
-        index = _target_index(tapped.logits.detach(), labels, target)
-        chosen = tapped.logits.gather(1, index[:, None]).sum()
+        weights = weights_of(tapped.logits.detach(), labels, target)
+        chosen = (tapped.logits * weights.to(tapped.logits.dtype)).sum()
         (gradient,) = torch.autograd.grad(chosen, tapped.outputs[layer], retain_graph=True)
         gradients[layer, target] = gradient.detach().clone()
     return gradients
 
 
-def _target_index(logits: Tensor, labels: Tensor, target: Target) -> Tensor:
-    predicted = logits.argmax(dim=1)
-    if target == "predicted":
-        return predicted
+def _targets(survey: Survey, needs: Needs) -> list[Target]:
+    """Targets whose weights a batch holds."""
+    simple: list[Target] = ["predicted", "label"]
+    return list(dict.fromkeys([*survey.targets, *(t for _, t in needs.gradients), *simple]))
+
+
+def weights_of(logits: Tensor, labels: Tensor, target: Target) -> Tensor:
+    """Weights of the logits in a target's score, image by image.
+
+    Parameters
+    ----------
+    logits : Tensor, (image, class)
+    labels : Tensor of bool, (image, class)
+    target : Target
+
+    Returns
+    -------
+    Tensor, (image, class)
+    """
+    weights = torch.zeros(logits.shape)
+    for image, own in enumerate(logits.tolist()):
+        simple = target.of if isinstance(target, Contrast) else target
+        chosen = _index(own, labels[image].tolist(), simple)
+        weights[image, chosen] += 1
+        if isinstance(target, Contrast):
+            others = [number for number in range(len(own)) if number != chosen]
+            rivals = sorted(others, key=[-value for value in own].__getitem__)[: target.references]
+            if target.against != "next":
+                rivals = [_index(own, labels[image].tolist(), target.against)]
+            for rival in rivals:
+                weights[image, rival] -= target.weight / len(rivals)
+    return weights
+
+
+def _index(logits: list[float], labels: list[bool], target: str | int) -> int:
+    predicted = logits.index(max(logits))
     if target == "label":
-        return torch.where(labels.any(dim=1), labels.int().argmax(dim=1), predicted)
-    return torch.full_like(predicted, int(target))
+        return labels.index(True) if any(labels) else predicted
+    return target if isinstance(target, int) else predicted
 
 
 def _plain(network: nn.Module, images: Tensor) -> Tensor:

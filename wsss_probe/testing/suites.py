@@ -24,12 +24,24 @@ from torch import Tensor, nn
 
 from wsss_probe import offers, surroundings
 from wsss_probe.certificate import fingerprint
-from wsss_probe.contracts import Batch, Explainer, Head, LayerInfo, Needs, Observation, Probe, Target
+from wsss_probe.contracts import (
+    INPUT,
+    Batch,
+    Explainer,
+    Head,
+    LayerInfo,
+    Needs,
+    Observation,
+    Probe,
+    Target,
+)
 from wsss_probe.errors import ProbeError
+from wsss_probe.explaining import input_layer
 from wsss_probe.schema import check_observation, check_relevance, check_sections
+from wsss_probe.targets import require_target
 from wsss_probe.testing.models import with_weights
 from wsss_probe.testing.runs import InMemoryRun, observe, run_in_memory
-from wsss_probe.testing.scenes import Scene, make_scene, take
+from wsss_probe.testing.scenes import Scene, make_scene, take, weights_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -70,7 +82,9 @@ class ExplainerSuite(Suite):
 
     def layers(self, scene: Scene) -> list[LayerInfo]:
         """List the layers of a scene that the explainer accepts; one at least."""
-        infos = scene.survey.layers.values()
+        shape = scene.survey.input_shape
+        layers = list(scene.survey.layers.values())
+        infos = [input_layer(shape)] if self.explainer.grid == "input" else layers
         refusals = {info.name: self.explainer.accepts(info, scene.survey.head) for info in infos}
         accepted = [info for info in infos if not refusals[info.name]]
         assert accepted, f"accepts no layer of the scene ({refusals}); override scene()"
@@ -78,13 +92,17 @@ class ExplainerSuite(Suite):
 
     def batch(self, scene: Scene, layer: str, target: Target) -> Batch:
         """Make a batch with what the explainer says it reads, and nothing else."""
-        gradients = frozenset({(layer, target)}) if self.explainer.gradients else frozenset()
-        return scene.batch(Needs(layers=frozenset({layer}), gradients=gradients))
+        read = frozenset(self.explainer.reads(layer, scene.survey.layers))
+        asked = self.explainer.explains(target)
+        gradients = frozenset((name, asked) for name in read) if self.explainer.gradients else frozenset()
+        batch = scene.batch(Needs(layers=read, gradients=gradients))
+        weights = {t: weights_of(batch.logits, batch.labels, t) for t in (target, asked)}
+        return replace(batch, targets=weights)
 
     def maps(self, batch: Batch, layer: str, target: Target) -> Tensor:
         """Call the explainer and check type, shape and values of its maps."""
-        activation = batch.activations[layer]
-        shape = (len(batch.indices), *activation.shape[2:])
+        on = batch.images if layer == INPUT else batch.activations[layer]
+        shape = (len(batch.indices), *on.shape[2:])
         name = f"{self.explainer.name} at {layer} for {target!r}"
         return check_relevance(self.explainer.attribute(batch, layer, target), shape, name)
 
@@ -141,9 +159,8 @@ class ExplainerSuite(Suite):
     def test_takes_a_single_channel(self) -> None:
         """A layer with one channel is a layer like any other."""
         scene = make_scene(_one_map())
-        for info in scene.survey.layers.values():
-            if not self.explainer.accepts(info, scene.survey.head):
-                self.maps(self.batch(scene, info.name, 0), info.name, 0)
+        for info in self.layers(scene):
+            self.maps(self.batch(scene, info.name, 0), info.name, 0)
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
     def test_takes_half_precision_or_says_no(self, dtype: torch.dtype) -> None:
@@ -353,7 +370,11 @@ def _one_map() -> nn.Module:
 
 
 def _is_target(target: Target, classes: int) -> bool:
-    return target in ("predicted", "label") if isinstance(target, str) else 0 <= target < classes
+    try:
+        require_target(target, classes)
+    except ProbeError:
+        return False
+    return True
 
 
 def _attributes(probe: Probe) -> dict[str, Any]:

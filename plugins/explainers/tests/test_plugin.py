@@ -15,7 +15,6 @@ from wsss_probe_explainers.explainers import (
     grad_cam_map,
     layer_cam_map,
     plus_plus_map,
-    target_classes,
 )
 from wsss_probe_explainers.formulas import cam
 
@@ -95,20 +94,6 @@ def test_an_audit_and_python_use_the_same_formula():
 
     weight = torch.as_tensor(scene.survey.head.weight, dtype=torch.float32)[batch.logits.argmax(1)]
     torch.testing.assert_close(found, cam(batch.activations[layer], weight))
-
-
-def test_targets_mean_what_they_mean_for_gradients():
-    """The predicted class, the first label (else the predicted class), or the class of that number."""
-    scene = make_scene()
-    batch = scene.batch(Needs())
-    labels = torch.zeros_like(batch.labels)
-    labels[0, 1:] = True
-    batch = type(batch)(**{name: getattr(batch, name) for name in batch.__slots__} | {"labels": labels})
-    predicted = batch.logits.argmax(1)
-
-    assert torch.equal(target_classes(batch, "predicted"), predicted)
-    assert target_classes(batch, "label").tolist() == [1, *predicted[1:].tolist()]
-    assert target_classes(batch, 2).tolist() == [2] * len(batch.images)
 
 
 def test_cam_says_why_a_layer_does_not_suit():

@@ -25,7 +25,6 @@ __all__ = [
     "grad_cam_map",
     "layer_cam_map",
     "plus_plus_map",
-    "target_classes",
 ]
 
 
@@ -57,7 +56,7 @@ class GradientMap(Explainer):
         Tensor, (image, row, column)
             Not negative; NaN where activation or gradient is.
         """
-        return self.formula(batch.activations[layer], batch.gradients[layer, target])
+        return self.formula(batch.activations[layer], batch.gradients[layer, self.explains(target)])
 
 
 @final
@@ -99,7 +98,9 @@ class PlusPlusMap(Explainer):
         Tensor, (image, row, column)
             Not negative, up to one positive factor per image; NaN where activation or gradient is.
         """
-        return grad_cam_plus_plus(batch.activations[layer], batch.gradients[layer, target], self.variant)
+        return grad_cam_plus_plus(
+            batch.activations[layer], batch.gradients[layer, self.explains(target)], self.variant
+        )
 
 
 @final
@@ -141,29 +142,7 @@ class ClassActivationMap(Explainer):
         """
         activation = batch.activations[layer]
         weight = torch.as_tensor(batch.head.weight, dtype=torch.float32, device=activation.device)
-        return cam(activation, weight[target_classes(batch, target)])
-
-
-def target_classes(batch: Batch, target: Target) -> Tensor:
-    """Find the class that ``target`` means for each image; as the host does for gradients.
-
-    Parameters
-    ----------
-    batch : Batch
-    target : Target
-        ``"predicted"`` is the class with the largest logit, ``"label"`` the first of the image's
-        labels (the predicted class where there is none), a number is that class.
-
-    Returns
-    -------
-    Tensor of int, (image,)
-    """
-    predicted = batch.logits.argmax(1)
-    if target == "predicted":
-        return predicted
-    if target == "label":
-        return torch.where(batch.labels.any(1), batch.labels.int().argmax(1), predicted)
-    return torch.full_like(predicted, int(target))
+        return cam(activation, batch.targets[target].float() @ weight)
 
 
 class_activation_map = ClassActivationMap()
