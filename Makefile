@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
+PEERS  ?= .venv-peers
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench peers setup clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/ready
@@ -30,8 +31,17 @@ lint: $(VENV)/ready
 	$(BIN)/mypy -p wsss_probe $(foreach p,$(notdir $(wildcard plugins/*/wsss_probe_*)),-p $(p)) -m wsss_probe_hello
 	$(BIN)/python tools/measure_style.py --check wsss_probe $(wildcard plugins/*/wsss_probe_*)
 
-bench: $(VENV)/ready
+# Other people's explainers, to be measured against, have an environment of their own: they pull in much.
+$(PEERS)/ready: benchmarks/requirements-peers.txt requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt -r benchmarks/requirements-peers.txt
+	touch $@
+
+bench: $(VENV)/ready $(PEERS)/ready
 	$(BIN)/python benchmarks/run.py
 
+peers: $(PEERS)/ready
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest -q -m peers
+
 clean:
-	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis

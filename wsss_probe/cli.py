@@ -50,7 +50,10 @@ Classes = Annotated[
     str | None, typer.Option(help="Names of the outputs, in order; comma-separated, or a .txt file.")
 ]
 Targets = Annotated[
-    str | None, typer.Option(help="Whose evidence is mapped: predicted, label, all, or class names.")
+    str | None, typer.Option(help="Whose evidence is mapped: predicted, label, all, class names, 'a vs b'.")
+]
+Explain = Annotated[
+    str | None, typer.Option(help="Explainers: names, patterns (grad*), default, all; comma-separated.")
 ]
 Preprocess = Annotated[
     str | None,
@@ -96,6 +99,7 @@ def audit(
     layers: Layers = None,
     classes: Classes = None,
     targets: Targets = None,
+    explain: Explain = None,
     preprocess: Preprocess = None,
     out: Out = None,
     run_file: RunFile = None,
