@@ -68,20 +68,25 @@ def lent(module: nn.Module) -> Iterator[nn.Module]:
         If the values of a parameter were written into: they cannot be given back.
     """
     with evaluating(module), torch.inference_mode(False), torch.enable_grad():
-        versions = [(name, p, p._version, p.grad) for name, p in module.named_parameters()]
+        before = [(name, p, _state(p), p.grad) for name, p in module.named_parameters()]
         try:
             with _attributes_kept(module):
                 yield module
         finally:
-            for _, parameter, _, gradient in versions:
+            for _, parameter, _, gradient in before:
                 parameter.grad = gradient
-        if written := [name for name, parameter, version, _ in versions if parameter._version != version]:
+        if written := [name for name, parameter, state, _ in before if _state(parameter) != state]:
             raise ModelError(
                 "a network that was lent has been written into",
                 found=", ".join(written[:3]),
                 wanted="none",
                 remedy="change a copy",
             )
+
+
+def _state(parameter: Tensor) -> tuple[int, int]:
+    """What changes when somebody writes into a tensor, or puts another in its place."""
+    return parameter._version, parameter.data_ptr()
 
 
 @contextmanager
