@@ -119,8 +119,8 @@ class TestExplain:
     def test_a_target_of_another_length_is_refused(self, times_gradient):
         """One class per image is wanted, and said so."""
         net = multi_logit(3)
+        asked = Asked(layers(net), target=torch.tensor([0.5]))
         with pytest.raises(UsageError, match=r"int64 \(3,\)"):
-            asked = Asked(layers(net), target=torch.tensor([0.5]))
             explain(net, pictures(), [(times_gradient(), "features")], asked)
 
     def test_a_layer_that_is_not_known_is_refused(self, times_gradient):
@@ -182,12 +182,15 @@ class TestLent:
     @pytest.mark.parametrize("write", ["in place", "another tensor"])
     def test_written_parameters_are_refused(self, write):
         """Values of parameters cannot be given back, so that writing into them is an error."""
-        with (
-            pytest.raises(ModelError, match=r"written into; found: .*weight"),
-            lent(multi_logit(3)) as module,
-        ):
-            parameter = next(module.parameters())
-            if write == "in place":
-                parameter.add_(1)
-            else:
-                parameter.data = parameter.data.clone()
+        found: list[str] = []
+        try:
+            with lent(multi_logit(3)) as module:
+                parameter = next(module.parameters())
+                if write == "in place":
+                    parameter.add_(1)
+                else:
+                    parameter.data = parameter.data.clone()
+        except ModelError as error:
+            found.append(str(error))
+        assert "written into" in found[0]
+        assert "weight" in found[0]
