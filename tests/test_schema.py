@@ -1,6 +1,7 @@
 """The schema: names in paths, and one readable line for every table that breaks the contract."""
 
 import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -11,7 +12,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsss_probe import ChannelColumn, Conclusion, Finding, Gallery, Observation, Section, Table, Text
+from wsss_probe import ChannelColumn, Choice, Conclusion, Finding, Gallery, Observation, Section, Table, Text
 from wsss_probe.errors import SchemaError
 from wsss_probe.schema import (
     TABLES,
@@ -28,6 +29,14 @@ from wsss_probe.schema import (
 )
 
 NAME = "channels: channel-f1@layer4"
+
+
+CHOICE = Choice("threshold", 0.5, "mean F1", 0.7, 3, "a half", 4, 4, 2, frozenset({"a", "b"}))
+
+
+def scored(values):
+    """Scores of maps with the coordinate that names them."""
+    return xr.DataArray(values, dims=("image", "explainer"), coords={"explainer": ["a, b"]})
 
 
 def rows(**variables):
@@ -305,6 +314,59 @@ class TestConclusionAndSections:
         )
 
         assert check_conclusion(Conclusion(xr.Dataset(), findings), NAME).findings == findings
+
+    def test_choices_and_scores_of_maps_pass(self):
+        """Choices and scores of maps come out as they went in."""
+        scores = {"Dice": scored(np.ones((2, 1)))}
+
+        checked = check_conclusion(Conclusion(xr.Dataset(), (), (CHOICE,), scores), NAME)
+
+        assert checked.choices == (CHOICE,)
+        assert checked.map_scores["Dice"].identical(scores["Dice"])
+
+    @pytest.mark.parametrize(
+        ("choices", "message"),
+        [
+            (({"value": 1},), "wrong type; found: dict; wanted: Choice"),
+            ((CHOICE, CHOICE), "two choices share a name"),
+            ((replace(CHOICE, what=""),), "no name, no measure or no split"),
+            ((replace(CHOICE, value=np.float32(1)),), "value that cannot be kept; found: float32"),
+            ((replace(CHOICE, value=float("inf")),), "value that is not finite"),
+            ((replace(CHOICE, score=float("nan")),), "has no score; found: nan"),
+            (
+                (replace(CHOICE, masks=7),),
+                "impossible counts; found: 3 candidates, 4 images, 7 masks",
+            ),
+            ((replace(CHOICE, candidates=0),), "impossible counts"),
+            ((replace(CHOICE, seal=frozenset()),), "sealed against nothing"),
+        ],
+    )
+    def test_a_choice_that_says_nothing(self, choices, message):
+        """A choice without words, with impossible numbers or without a seal is refused on one line."""
+        with pytest.raises(SchemaError, match=message) as caught:
+            check_conclusion(Conclusion(xr.Dataset(), (), choices), NAME)
+
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("scores", "message"),
+        [
+            ([1.0], "map_scores returned the wrong type; found: list"),
+            ({"": xr.DataArray(0.0)}, "has no name"),
+            ({"Dice": np.ones((2, 1))}, "wrong type; found: ndarray"),
+            (
+                {"Dice": xr.DataArray(np.ones((2, 1)), dims=("image", "explainer"))},
+                "the coordinate explainer",
+            ),
+            ({"Dice": xr.DataArray(np.ones(2), dims="image")}, r"wrong dimensions; found: \('image',\)"),
+            ({"Dice": scored(np.ones((2, 1), int))}, "not floating point; found: int64"),
+            ({"Dice": scored(np.full((2, 1), np.inf))}, "infinite"),
+        ],
+    )
+    def test_scores_of_maps_that_no_gallery_can_show(self, scores, message):
+        """Scores that are not by image and explainer, or not numbers, are refused."""
+        with pytest.raises(SchemaError, match=message):
+            check_conclusion(Conclusion(xr.Dataset(), (), (), scores), NAME)
 
     @pytest.mark.parametrize("conclusion", [None, xr.Dataset()])
     def test_anything_else_is_no_conclusion(self, conclusion):

@@ -9,11 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from wsss_probe.contracts import (
+    INPUT,
     Batch,
     ChannelColumn,
     ChannelColumns,
+    Choice,
     Command,
     Conclusion,
+    Contrast,
     DefinitionCard,
     Explainer,
     Figure,
@@ -42,11 +45,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "INPUT",
     "Batch",
     "ChannelColumn",
     "ChannelColumns",
+    "Choice",
     "Command",
     "Conclusion",
+    "Contrast",
     "DefinitionCard",
     "ExitCode",
     "Explainer",

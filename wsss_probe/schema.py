@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 from wsss_probe.contracts import (
     Block,
     ChannelColumn,
+    Choice,
     Conclusion,
     Finding,
     Gallery,
@@ -31,6 +32,7 @@ from wsss_probe.errors import SchemaError
 from wsss_probe.tables import (
     DIMENSIONS,
     MAX_BYTES,
+    check_map_scores,
     check_partial,
     check_relevance,
     check_rows,
@@ -187,7 +189,7 @@ def check_observation(observation: Any, images: int, name: str, usable: Tensor |
 
 
 def check_conclusion(conclusion: Any, name: str) -> Conclusion:
-    """Check what ``Probe.conclude`` returned: the summary, and findings that a report can show.
+    """Check what ``Probe.conclude`` returned: the summary, and what a report can show of it.
 
     Parameters
     ----------
@@ -202,18 +204,26 @@ def check_conclusion(conclusion: Any, name: str) -> Conclusion:
     Raises
     ------
     SchemaError
-        If a type is wrong, a finding has no name, statement or verdict, two findings share a name, or a
-        number is infinite or stands outside its interval's order.
+        If a type is wrong, a finding has no name, statement or verdict, two findings or two choices share
+        a name, a number is infinite or stands outside its interval's order, a choice is sealed against
+        nothing, or scores of maps are not by image and explainer.
     """
     if not isinstance(conclusion, Conclusion):
         raise wrong_type(f"{name}: conclude", conclusion, "Conclusion(summary, findings)")
-    findings = tuple(conclusion.findings)
+    findings, choices = tuple(conclusion.findings), tuple(conclusion.choices)
     for finding in findings:
         _check_finding(finding, name)
-    names = [finding.name for finding in findings]
+    for choice in choices:
+        _check_choice(choice, name)
+    _refuse_twins([finding.name for finding in findings], f"{name}: two findings share a name")
+    _refuse_twins([choice.what for choice in choices], f"{name}: two choices share a name")
+    summary = check_summary(conclusion.summary, name)
+    return Conclusion(summary, findings, choices, check_map_scores(conclusion.map_scores, name))
+
+
+def _refuse_twins(names: list[str], what: str) -> None:
     if len(set(names)) < len(names):
-        raise SchemaError(f"{name}: two findings share a name", found=", ".join(names), wanted="unique names")
-    return Conclusion(check_summary(conclusion.summary, name), findings)
+        raise SchemaError(what, found=", ".join(names), wanted="unique names")
 
 
 def check_sections(sections: Any, name: str) -> tuple[Section, ...]:
@@ -393,6 +403,31 @@ def _check_finding(finding: Any, name: str) -> None:
         raise SchemaError(
             f"{owner} has an interval in the wrong order", found=str(finding.interval), wanted="(low, high)"
         )
+
+
+def _check_choice(choice: Any, name: str) -> None:
+    """Refuse a choice that does not say what it chose by which score, or is sealed against nothing."""
+    if not isinstance(choice, Choice):
+        raise wrong_type(f"{name}: conclude", choice, "Choice, as wsss_probe.sealed.choose makes it")
+    owner = f"{name}: choice {choice.what!r}"
+    if not (choice.what and choice.measure and choice.split):
+        found = repr((choice.what, choice.measure, choice.split))
+        raise SchemaError(f"{owner} has no name, no measure or no split", found=found, wanted="text")
+    wanted = "text or a finite number"
+    if type(choice.value) not in {str, int, float}:
+        raise SchemaError(f"{owner} has a value that cannot be kept", found=kind(choice.value), wanted=wanted)
+    if isinstance(choice.value, float) and not math.isfinite(choice.value):
+        raise SchemaError(f"{owner} has a value that is not finite", found=repr(choice.value), wanted=wanted)
+    if not math.isfinite(choice.score):
+        raise SchemaError(f"{owner} has no score", found=repr(choice.score), wanted="a finite number")
+    counts = (choice.candidates, choice.images, choice.masks, choice.groups)
+    if min(counts) < 0 or choice.candidates < 1 or choice.masks > choice.images:
+        found = "{} candidates, {} images, {} masks, {} groups".format(*counts)
+        wanted = "a candidate or more, no more masks than images"
+        raise SchemaError(f"{owner} has impossible counts", found=found, wanted=wanted)
+    if not (isinstance(choice.seal, frozenset) and choice.seal):
+        wanted = "digests of the images it was made on"
+        raise SchemaError(f"{owner} is sealed against nothing", found=repr(choice.seal)[:60], wanted=wanted)
 
 
 def _falls(interval: tuple[float, ...]) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DIMENSIONS",
     "MAX_BYTES",
+    "check_map_scores",
     "check_partial",
     "check_relevance",
     "check_rows",
@@ -209,6 +210,43 @@ def check_relevance(relevance: Any, shape: Sequence[int], name: str, usable: Ten
     if infinite:
         raise _infinite(f"{name}: relevance", infinite, maps.numel())
     return maps
+
+
+def check_map_scores(scores: Any, name: str) -> dict[str, xr.DataArray]:
+    """Check the scores of single relevance maps that ``Probe.conclude`` returned.
+
+    Parameters
+    ----------
+    scores : mapping of str to DataArray, (image, explainer)
+        With the coordinate ``explainer``: ``"<explainer>, <layer>"``.
+    name : str
+        Plugin and probe, for the message.
+
+    Returns
+    -------
+    dict of str to DataArray
+
+    Raises
+    ------
+    SchemaError
+    """
+    import xarray as xr
+
+    if not isinstance(scores, Mapping):
+        raise wrong_type(f"{name}: map_scores", scores, "a mapping of short names to DataArray")
+    for key, array in scores.items():
+        owner = f"{name}: map_scores {key!r}"
+        if not isinstance(key, str) or not key.strip():
+            raise SchemaError(f"{owner} has no name", wanted="a short one, such as 'Dice'")
+        if not isinstance(array, xr.DataArray):
+            raise SchemaError(f"{owner} has the wrong type", found=kind(array), wanted="DataArray")
+        if array.dims != ("image", "explainer") or "explainer" not in array.coords:
+            wanted = "('image', 'explainer') and the coordinate explainer"
+            raise SchemaError(f"{owner} has the wrong dimensions", found=f"{array.dims}", wanted=wanted)
+        if array.dtype.kind != "f":
+            raise SchemaError(f"{owner} is not floating point", found=f"{array.dtype}", wanted="float32")
+        _refuse_infinite(array, key, name)
+    return dict(scores)
 
 
 def wrong_type(owner: str, value: object, wanted: str) -> SchemaError:
