@@ -27,6 +27,8 @@ __all__ = [
     "nanmean",
     "permutation_p",
     "permutation_test",
+    "resampled_sums",
+    "sign_flip_p",
 ]
 
 Floats = NDArray[np.float64]
@@ -165,6 +167,40 @@ def group_bootstrap(
     defined = ~np.isnan(_entries(array)).all(1)
     estimate = np.asarray(statistic(array), dtype=np.float64)
     return _interval(estimate, replicates, grouping, np.asarray(defined), level)
+
+
+def resampled_sums(
+    values: ArrayLike, groups: ArrayLike | None = None, *, resamples: int = 2000, seed: int = 0
+) -> Floats:
+    """Sums over the images of resampled groups, for statistics of sums such as pooled overlap.
+
+    The draws are those of :func:`group_bootstrap`. A statistic that first adds up counts over images (PxAP,
+    pooled F1) is computed once a resample from these, instead of from copies of all images.
+
+    Parameters
+    ----------
+    values : array of float, (image, ...)
+        NaN counts as 0.
+    groups : array, (image,), optional
+        Group of each image. Without it each image is its own group.
+    resamples : int
+    seed : int
+
+    Returns
+    -------
+    ndarray of float64, (resample, ...)
+        No resamples where there are no images.
+
+    Raises
+    ------
+    ValueError
+        If ``groups`` has another length than ``values``.
+    """
+    array = np.nan_to_num(np.asarray(values, dtype=np.float64))
+    grouping = _Grouping.of(groups, len(array))
+    sums = grouping.sums(_entries(array))
+    blocks = [times @ sums for times in grouping.draws(resamples, seed)]
+    return np.concatenate([np.empty((0, sums.shape[1])), *blocks]).reshape(-1, *array.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +391,46 @@ def permutation_test(
     null = np.array([statistic(exchange(generator)) for _ in range(permutations)], dtype=np.float64)
     observed = np.asarray(statistic(array), dtype=np.float64)
     return Permutation(observed, permutation_p(observed, null), permutations, note)
+
+
+def sign_flip_p(
+    differences: ArrayLike, groups: ArrayLike | None = None, *, permutations: int = 999, seed: int = 0
+) -> Floats:
+    """Two-sided p of paired differences that are 0 on average: signs are flipped, whole groups at a time.
+
+    If two methods are alike, the difference of a group is as likely with one sign as with the other
+    (Fisher 1935, The Design of Experiments, section 21, with groups for pairs). The statistic is the absolute
+    mean over images. It tests symmetry about 0, and with g groups no p is below about 2^(1 - g).
+
+    Parameters
+    ----------
+    differences : array of float, (image, ...)
+        NaN is left out.
+    groups : array, (image,), optional
+        Group of each image. Without it each image is its own group.
+    permutations : int
+    seed : int
+
+    Returns
+    -------
+    ndarray of float64, (...)
+        As :func:`permutation_p`; NaN where fewer than two groups have a difference.
+
+    Raises
+    ------
+    ValueError
+        If ``groups`` has another length than ``differences``.
+    """
+    array = np.asarray(differences, dtype=np.float64)
+    grouping = _Grouping.of(groups, len(array))
+    entries = _entries(array)
+    defined = ~np.isnan(entries)
+    sums = grouping.sums(np.where(defined, entries, 0))
+    supported = (grouping.sums(defined.astype(np.float64)) > 0).sum(0)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(permutations, grouping.count))
+    # the number of images is the same under every flip, so sums are compared instead of means
+    p = permutation_p(np.abs(sums.sum(0)), np.abs(signs @ sums))
+    return np.where(supported < 2, np.nan, p).reshape(array.shape[1:])
 
 
 def _exchange(
