@@ -574,15 +574,13 @@ class TestDigest:
 
     def test_tiles_read_their_file_once(self, prepared, tmp_path, monkeypatch):
         """Tiles of one image are one file."""
-        from wsss_probe import preparation
+        from wsss_probe import contents
 
         Image.fromarray(np.zeros((32, 16, 3), np.uint8)).save(tmp_path / "a.png")
         (tmp_path / "tiles.csv").write_text("image,x,y,width,height\na.png,0,0,16,16\na.png,0,16,16,16\n")
         seen = []
-        whole = preparation._file_digest
-        monkeypatch.setattr(
-            preparation, "_file_digest", lambda path: [seen.append(path.name), whole(path)][1]
-        )
+        whole = contents._file_digest
+        monkeypatch.setattr(contents, "_file_digest", lambda path: [seen.append(path.name), whole(path)][1])
         prepared(manifest=tmp_path / "tiles.csv")
 
         assert seen == ["a.png"]

@@ -318,6 +318,7 @@ def _opened(prepared: Prepared, store: Store, module: nn.Module) -> AuditedRun:
         module=subject.model.module,
         working=module,
         explainers={offered.item.name: offered.item for offered in prepared.explainers},
+        contents=prepared.contents,
     )
 
 

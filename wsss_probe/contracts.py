@@ -404,7 +404,7 @@ class Choice:
     images, masks, groups : int
         How many images, masks and independent groups the choice consumed.
     seal : frozenset of str
-        Digests of these groups (of the images where there are none).
+        Digests of the names of these groups, and of the contents of the images.
     reopened : bool
         Whether it was scored on images that it was chosen on, because somebody asked for that.
     """
@@ -859,6 +859,13 @@ class Run(Protocol):
     @property
     def groups(self) -> np.ndarray | None:
         """Unit of independence of each image, or None if images are treated as independent."""
+
+    @property
+    def contents(self) -> np.ndarray | None:
+        """Digest of each image's file, by which it is known again under another name.
+
+        Empty for a file that cannot be read; None where images come from nowhere that can be hashed.
+        """
 
     @property
     def logits(self) -> xr.DataArray:

@@ -14,7 +14,7 @@ from wsss_probe.atomic import write_atomically
 from wsss_probe.contracts import Block, Finding, Gallery, Picture, Section, Table, Text
 from wsss_probe.errors import CorruptRunError
 from wsss_probe.findings import HOST
-from wsss_probe.ledger import ledger_sections
+from wsss_probe.ledger import ledger_sections, masks_consumed
 from wsss_probe.names import display
 from wsss_probe.performance import top_right
 from wsss_probe.report import Document, dumps, loads, write
@@ -48,7 +48,7 @@ def write_report(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any],
         By the host and the plugins.
     """
     own = (
-        _subject(prepared, run, record),
+        _subject(prepared, run, record, made),
         _relevance(prepared, run),
         _failures(run, record),
         *ledger_sections(made.choices),
@@ -115,8 +115,8 @@ def _subtitle(prepared: Prepared, record: Mapping[str, Any], findings: Sequence[
 # -- the subject -------------------------------------------------------------------------------
 
 
-def _subject(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any]) -> Section:
-    facts = [*_model_facts(run, record), *_data_facts(prepared, run, record)]
+def _subject(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any], made: Made) -> Section:
+    facts = [*_model_facts(run, record), *_data_facts(prepared, run, record), *_choice_facts(made)]
     frame = pd.DataFrame(facts, columns=["what", "value"])
     layers = pd.DataFrame(
         [
@@ -172,6 +172,13 @@ def _data_facts(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any]) 
     masks = prepared.survey.mask_classes
     yield "mask classes", ", ".join(display(name) for name in masks) or "no masks"
     yield "network input", "×".join(map(str, run.survey.input_shape))
+
+
+def _choice_facts(made: Made) -> Iterator[tuple[str, str]]:
+    if made.choices:
+        consumed, number = masks_consumed(made.choices), len(made.choices)
+        said = f"{consumed}, by {number} choice{'s' * (number != 1)} by score; the ledger lists them"
+        yield "masks consumed by choices", said
 
 
 def _label_counts(prepared: Prepared) -> pd.DataFrame | None:

@@ -6,7 +6,6 @@ first shard.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from wsss_probe.contents import Contents, digest_contents
 from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey, Target, Verdict
 from wsss_probe.controls import parse_controls
 from wsss_probe.errors import ModelError, NothingToDoError, ProbeError, UsageError
 from wsss_probe.explaining import input_layer
 from wsss_probe.findings import HOST
 from wsss_probe.head import find_head
-from wsss_probe.images import ManifestSource, Source, TensorSource
+from wsss_probe.images import ManifestSource, Source
 from wsss_probe.layers import Chosen, choose_layers, describe_layers
 from wsss_probe.manifest import Manifest, discover, read_manifest
 from wsss_probe.masks import MaskSpec
@@ -100,6 +100,8 @@ class Prepared:
     findings : tuple of (str, Finding)
         About what was skipped.
     plan : Plan
+    contents : ndarray of str or None, (image,)
+        Digest of each image's file.
     """
 
     options: AuditOptions
@@ -114,6 +116,7 @@ class Prepared:
     refused: tuple[tuple[str, str, str], ...]
     findings: tuple[tuple[str, Finding], ...]
     plan: Plan
+    contents: np.ndarray | None = None
 
 
 # -- the subject -------------------------------------------------------------------------------
@@ -395,6 +398,7 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
     explaining = match_explainers(host, options.explainers, options.explain, where)
     survey = replace(survey, relevance=explaining.pairs)
     probing = match_probes(host, options.probes, survey, labels)
+    contents = digest_contents(subject.source, subject.examples)
     return Prepared(
         options,
         host,
@@ -407,7 +411,8 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         probing.needs,
         explaining.refused,
         (*_label_findings(subject, labelled), *probing.findings),
-        _plan(options, subject, survey, (explaining, probing)),
+        _plan(options, subject, survey, (explaining, probing, contents)),
+        contents.images,
     )
 
 
@@ -469,7 +474,7 @@ def _plan(
     options: AuditOptions,
     subject: Subject,
     survey: Survey,
-    matched: tuple[Explaining, Probing],
+    matched: tuple[Explaining, Probing, Contents],
 ) -> Plan:
     stored = (
         choose_layers(subject.layers, options.store_activations).names if options.store_activations else ()
@@ -481,10 +486,10 @@ def _plan(
             msg, found=", ".join(unknown), remedy=f"--layers {','.join([*survey.layers, *unknown])}"
         )
     preprocessing = subject.model.preprocessing
-    explaining, probing = matched
+    explaining, probing, contents = matched
     return Plan(
         model={"name": subject.model.name, "classes": list(survey.classes), **dict(subject.model.provenance)},
-        data=_data(subject),
+        data=_data(subject, contents),
         preprocessing=preprocessing.to_dict() if preprocessing else {},
         layers=tuple(survey.layers),
         layers_reason=subject.chosen.reason,
@@ -515,47 +520,13 @@ def _described(offered: Offered[Any], asked: Mapping[str, Mapping[str, Any]]) ->
 # -- what the data are -------------------------------------------------------------------------
 
 
-def _data(subject: Subject) -> dict[str, Any]:
+def _data(subject: Subject, contents: Contents) -> dict[str, Any]:
     spec = subject.manifest.masks
     return {
         "images": len(subject.source),
         "digest": subject.manifest.digest,
-        "files": _contents_digest(subject),
+        "files": contents.digest,
         "masks": {name: list(ids) for name, ids in spec.classes} if spec else {},
         "ignore": list(spec.ignore) if spec else [],
         **({"white": spec.white} if spec and spec.white is not None else {}),
     }
-
-
-def _contents_digest(subject: Subject) -> str:
-    """Hash what all images and masks hold, so that a run made of others is never reused."""
-    digest = hashlib.sha256()
-    source = subject.source
-    if isinstance(source, ManifestSource):
-        for path in _files(source.manifest):
-            digest.update(_file_digest(path))
-    elif isinstance(source, TensorSource):
-        for sample in map(source.read, range(len(source))):
-            for array in (sample.tensor, sample.mask):
-                digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
-    else:
-        # Reading a stranger's source may cost as much as the audit: its examples stand for all.
-        digest.update(subject.examples.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _files(manifest: Manifest) -> list[Path]:
-    """Every image and mask once; tiles share their file."""
-    rows = range(len(manifest))
-    masks = [path for path in map(manifest.mask_path, rows) if path is not None]
-    return list(dict.fromkeys([*map(manifest.path, rows), *masks]))
-
-
-def _file_digest(path: Path) -> bytes:
-    if not path.is_file():
-        return b"absent"
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError:
-        return b"unreadable"  # the survey says so of each image

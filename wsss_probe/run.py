@@ -58,6 +58,8 @@ class AuditedRun:
         Why no conclusion may rest on this classifier; empty when one may.
     explainers : mapping of str to Explainer
         That this audit offers, by name.
+    contents : ndarray of str or None, (image,)
+        Digest of each image's file.
     """
 
     survey: Survey
@@ -71,6 +73,7 @@ class AuditedRun:
     summaries: Mapping[str, xr.Dataset] = field(default_factory=dict)
     not_testable: str = ""
     explainers: Mapping[str, Explainer] = field(default_factory=dict)
+    contents: np.ndarray | None = None
 
     @property
     def path(self) -> Path:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 _CHOOSING = ("validation", "valid", "val", "dev", "calibration", "train", "training")
 """Splits that may be chosen on, the best first; a network was not fitted to the first ones."""
 
+_CONTENT = "content:"
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Split:
     masks : int
         How many of them have a known mask.
     seal : frozenset of str
-        Digests of their groups, or of the images where there are no groups.
+        Digests of the names of their groups and, marked ``content:``, of the contents of their files.
+        Without either, digests of the images' names.
     """
 
     name: str
@@ -52,6 +55,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def groups(self) -> int:
+        """How many independent groups it holds; images where there are no groups."""
+        named = [digest for digest in self.seal if not digest.startswith(_CONTENT)]
+        return len(named) or len(self.images)
 
 
 def split_of(run: Run, where: np.ndarray, name: str) -> Split:
@@ -68,14 +77,38 @@ def split_of(run: Run, where: np.ndarray, name: str) -> Split:
     Split
     """
     positions = np.flatnonzero(where)
-    units = run.images["image"].to_numpy() if run.groups is None else run.groups
-    seal = frozenset(hashlib.sha256(str(unit).encode()).hexdigest()[:16] for unit in units[positions])
-    masks = int((run.images["mask"].to_numpy()[positions] != "").sum())
-    return Split(name, positions, masks, seal)
+    return Split(name, positions, _masks(run, positions), _seal(run, positions))
+
+
+def _masks(run: Run, positions: np.ndarray) -> int:
+    """Count masks; images in memory bring theirs along without a path."""
+    paths = run.images["mask"].to_numpy(dtype=object)
+    in_memory = bool(run.survey.mask_classes) and not (paths != "").any()
+    return len(positions) if in_memory else int((paths[positions] != "").sum())
+
+
+def _seal(run: Run, positions: np.ndarray) -> frozenset[str]:
+    """Digests by which these images are known again, in this run or in another one."""
+    contents = () if run.contents is None else run.contents[positions]
+    found = {_CONTENT + str(digest)[:16] for digest in contents if digest}
+    if run.groups is not None:
+        found |= {_digest(group) for group in run.groups[positions]}
+    elif not found:
+        found |= {_digest(name) for name in run.images["image"].to_numpy()[positions]}
+    return frozenset(found)
+
+
+def _digest(name: object) -> str:
+    return hashlib.sha256(str(name).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+# -- two parts that share nothing --------------------------------------------------------------
 
 
 def halves(run: Run, usable: np.ndarray, chosen_on: str = "", seed: int = 0) -> tuple[Split, Split]:
-    """Divide images into those to choose on and those to score on; no group is in both.
+    """Divide images into those to choose on and those to score on.
+
+    No group is in both, and no image either that is in the manifest twice under two names.
 
     Parameters
     ----------
@@ -90,41 +123,65 @@ def halves(run: Run, usable: np.ndarray, chosen_on: str = "", seed: int = 0) -> 
     Returns
     -------
     (Split, Split)
-        To choose on, and to score on; either may be empty.
+        To choose on, and to score on. Either may be empty: the first one where all images are of one
+        group, which cannot be divided; the second where every image shares a group with the first.
 
     Raises
     ------
     UsageError
         When ``chosen_on`` is no split of these images.
     """
+    units = _units(run)
     names = run.images["split"].to_numpy(dtype=object)
     present = {str(name) for name in names[usable] if name}
     if chosen_on and chosen_on not in present:
         msg = "no usable image is in the split to choose on"
         raise UsageError(msg, found=chosen_on, wanted=", ".join(sorted(present)) or "no splits")
-    named = chosen_on or next((name for name in _CHOOSING if name in present and len(present) > 1), "")
+    named = chosen_on or _usual_split(present)
     if named:
         first, how = names == named, (f"split {named!r}", f"the splits beside {named!r}")
     else:
-        first, how = _random_half(run, usable, seed), ("a random half", "the other half")
-    apart = _apart(run, usable & first, usable & ~first)
-    return split_of(run, usable & first, how[0]), split_of(run, apart, how[1])
+        first, how = _random_half(units, usable, seed), ("a random half", "the other half")
+    chosen = usable & first
+    rest = usable & ~first & ~np.isin(units, np.unique(units[chosen]))
+    return split_of(run, chosen, how[0]), split_of(run, rest, how[1])
 
 
-def _random_half(run: Run, usable: np.ndarray, seed: int) -> np.ndarray:
-    units = np.arange(len(usable)) if run.groups is None else np.asarray(run.groups)
+def _usual_split(present: set[str]) -> str:
+    """Name the split to choose on where there is another one to score on; empty if there is none."""
+    lowered = {name.lower(): name for name in sorted(present)}
+    return next((lowered[name] for name in _CHOOSING if name in lowered and len(present) > 1), "")
+
+
+def _units(run: Run) -> np.ndarray:
+    """Name of what cannot be divided, (image,): its group, joined with others over equal images."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    count = len(run.images)
+    keys = np.arange(count) if run.groups is None else np.asarray(run.groups, dtype=object)
+    keys = keys.astype(str)
+    _, own = np.unique(keys, return_inverse=True)
+    # an image without a digest (it could not be read) equals no other
+    digests = [f"position {i}" for i in range(count)] if run.contents is None else run.contents
+    _, same = np.unique([str(d) or f"position {i}" for i, d in enumerate(digests)], return_inverse=True)
+    edges = (np.ones(count), (own, own.max(initial=0) + 1 + same))
+    nodes = int(edges[1][1].max(initial=0)) + 1
+    _, component = connected_components(coo_array(edges, shape=(nodes, nodes)), directed=False)
+    _, first, back = np.unique(component[own], return_index=True, return_inverse=True)
+    named: np.ndarray = keys[first][back]
+    return named
+
+
+def _random_half(units: np.ndarray, usable: np.ndarray, seed: int) -> np.ndarray:
+    """Whether each image is in a random half of the units; nothing is where there is but one."""
     names = np.unique(units[usable])
-    chosen = np.random.default_rng(seed).permutation(names)[: len(names) // 2]
+    order = np.random.default_rng(seed).permutation(len(names))
+    chosen = names[order[: (len(names) + 1) // 2]] if len(names) > 1 else names[:0]
     return np.isin(units, chosen)
 
 
-def _apart(run: Run, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Leave out of the second part what shares a group with the first."""
-    if run.groups is None:
-        return second
-    groups = np.asarray(run.groups)
-    kept: np.ndarray = second & ~np.isin(groups, np.unique(groups[first]))
-    return kept
+# -- a choice ----------------------------------------------------------------------------------
 
 
 def choose(what: str, scores: Mapping[str | float, float], measure: str, split: Split) -> Choice:
@@ -135,7 +192,7 @@ def choose(what: str, scores: Mapping[str | float, float], measure: str, split: 
     what : str
         What is chosen, ``"threshold at layer4"``.
     scores : mapping of candidate to float
-        On ``split``; NaN takes no part, ties go to the first.
+        On ``split``; what is not finite takes no part, ties go to the first.
     measure : str
         What the scores are.
     split : Split
@@ -147,7 +204,7 @@ def choose(what: str, scores: Mapping[str | float, float], measure: str, split: 
     Raises
     ------
     UsageError
-        When no candidate has a score.
+        When no candidate has a score, or the split has no image.
 
     Examples
     --------
@@ -155,23 +212,29 @@ def choose(what: str, scores: Mapping[str | float, float], measure: str, split: 
     >>> choose("threshold", {0.3: 0.5, 0.4: 0.7}, "mean Dice", split).value
     0.4
     """
-    defined = {value: score for value, score in scores.items() if not np.isnan(score)}
-    if not defined:
-        raise UsageError(f"no {what} can be chosen", found=f"no {measure} defined on {split.name}")
+    defined = {value: score for value, score in scores.items() if np.isfinite(score)}
+    if not defined or not len(split):
+        found = f"no {measure} defined on {split.name}" if len(split) else f"no image in {split.name}"
+        raise UsageError(f"no {what} can be chosen", found=found)
     value = max(defined, key=lambda one: defined[one])
-    number = len(split)
     return Choice(
         what=what,
-        value=value,
+        value=_plain(value),
         measure=measure,
         score=float(defined[value]),
         candidates=len(scores),
         split=split.name,
-        images=number,
+        images=len(split),
         masks=split.masks,
-        groups=len(split.seal),
+        groups=split.groups,
         seal=split.seal,
     )
+
+
+def _plain(value: str | float) -> str | float:
+    """Turn a number of numpy into one that JSON can hold."""
+    plain: str | float = value.item() if isinstance(value, np.generic) else value
+    return plain
 
 
 def scored(
@@ -196,13 +259,15 @@ def scored(
     Raises
     ------
     SealedError
-        If the split shares a group, or an image, with the one that it was chosen on.
+        If the split shares a group, or the content of an image, with the one that it was chosen on,
+        be it in this run or in another one (see :func:`wsss_probe.ledger.read_choices`).
     """
-    shared = len(choice.seal & split.seal)
+    shared = choice.seal & split.seal
     if shared and not again:
+        images = sum(digest.startswith(_CONTENT) for digest in shared)
         raise SealedError(
             f"{choice.what} was chosen on the images that it is to be scored on",
-            found=f"{shared} of {len(split.seal)} groups in both",
+            found=f"{len(shared) - images} groups and {images} images in both",
             wanted="none",
             remedy="score it on another split, or ask for it with again=True: the report says so",
         )

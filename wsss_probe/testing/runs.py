@@ -44,6 +44,7 @@ class InMemoryRun:
     groups : ndarray or None
     path : Path
     not_testable : str
+    contents : ndarray of str or None, (image,)
     """
 
     scene: Scene
@@ -54,6 +55,7 @@ class InMemoryRun:
     groups: np.ndarray | None = None
     path: Path = Path()
     not_testable: str = ""
+    contents: np.ndarray | None = None
 
     @property
     def survey(self) -> Survey:
