@@ -42,6 +42,7 @@ __all__ = [
     "Gallery",
     "Head",
     "LayerInfo",
+    "Layout",
     "ModelSource",
     "Needs",
     "Observation",
@@ -105,6 +106,36 @@ Question = Literal["verdict", "where", "channels", "concepts", "chance", "segmen
 
 @final
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """Order in which a layer puts out its maps.
+
+    Whatever it is, plugins are handed ``(image, channel, row, column)``; :mod:`wsss_probe.layout`
+    infers it, reads it from words, and turns tensors to maps and back.
+
+    Parameters
+    ----------
+    kind : {"NCHW", "NHWC", "tokens"}
+        ``(image, channel, row, column)``, ``(image, row, column, channel)``, or
+        ``(image, prefix + row * column, channel)``.
+    prefix : int
+        Tokens before those of the grid, such as a class token; they are in no map.
+    grid : (int, int) or None
+        Row and column of tokens; None for the other kinds.
+    """
+
+    kind: Literal["NCHW", "NHWC", "tokens"] = "NCHW"
+    prefix: int = 0
+    grid: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        if self.grid is None:
+            return self.kind
+        more = f"+{self.prefix}" if self.prefix else ""
+        return f"{self.kind}:{self.grid[0]}x{self.grid[1]}{more}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class LayerInfo:
     """One tappable layer, as seen in a forward pass of one image.
 
@@ -120,15 +151,23 @@ class LayerInfo:
     calls : int
         Calls per forward pass; 0 for a module that never runs.
     shape : tuple of int
-        Output shape without the image dimension; ``(channel, row, column)`` for maps.
+        Output shape without the image dimension; ``(channel, row, column)`` for maps, whatever
+        their native layout.
     layout : {"maps", "vector", "other"}
-        ``maps`` for a 4-D output, ``vector`` for a 2-D one.
+        ``maps`` for an output with rows and columns, ``vector`` for a 2-D one.
     stride : float or None
         Input pixels per map cell along a row, from the sizes; None if not maps.
     receptive_field : int or None
         Side in input pixels, where it can be computed from the chain of layers.
     inplace : bool
         Whether something overwrites this output in place afterwards.
+    native : Layout
+        How the network itself orders these maps.
+    reason : str
+        Why it is taken for this, or for no maps, where that is not plain; and why the maps have no
+        part in the logits, where they have none.
+    reached : bool
+        False where only the prefix tokens of this layer, and none of its maps, reach the logits.
     """
 
     name: str
@@ -140,6 +179,9 @@ class LayerInfo:
     stride: float | None = None
     receptive_field: int | None = None
     inplace: bool = False
+    native: Layout = Layout()
+    reason: str = ""
+    reached: bool = True
 
 
 @final
@@ -517,12 +559,19 @@ class Picture:
         around 0, others a sequential one, each scaled by its own largest absolute value.
     outline : ndarray of bool or None, (row, column)
         Mask whose border is drawn; any grid.
+    note : str
+        A quieter line below the label: scores of this map, say.
+    common : (float, float) or None
+        Lowest and highest value of the maps that this one is compared with; the reader may switch
+        from each map's own scale to this one.
     """
 
     pixels: np.ndarray | None
     label: str
     overlay: np.ndarray | None = None
     outline: np.ndarray | None = None
+    note: str = ""
+    common: tuple[float, float] | None = None
 
 
 @final
@@ -622,7 +671,10 @@ class Explainer(ABC):
         -------
         str
         """
-        return "" if layer.layout == "maps" else f"needs maps, the output has shape {layer.shape}"
+        if layer.layout == "maps":
+            return ""
+        why = f" ({layer.reason})" if layer.reason else ""
+        return f"needs maps, the output has shape {layer.shape}{why}"
 
     def reads(self, layer: str, layers: Mapping[str, LayerInfo]) -> tuple[str, ...]:
         """Name the layers whose activations, and gradients if any, it reads for a map at ``layer``.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_probe.errors import UsageError
+from wsss_probe.precision import as_input
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -81,7 +82,7 @@ def make_control(name: str, model: nn.Module, batches: Iterable[Tensor], seed: i
     generator = torch.Generator().manual_seed(1000 * seed + int(number))
     with torch.no_grad():
         CONTROL_KINDS[kind](control, generator)
-        _calibrate(control, kind, list(batches))
+        _calibrate(control, kind, [as_input(images, control) for images in batches])
     return control.eval()
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_probe.errors import ModelError
+from wsss_probe.precision import speaking_float32
 
 if TYPE_CHECKING:
     from wsss_probe.contracts import LayerInfo
@@ -51,7 +52,7 @@ def lent(module: nn.Module) -> Iterator[nn.Module]:
 
     As :func:`evaluating`, with gradients enabled; besides, afterwards every attribute of every
     submodule (hooks, replaced children, a changed ``inplace``) and every parameter's ``grad`` are
-    those from before.
+    those from before. A network in half precision takes and returns float32 meanwhile.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def lent(module: nn.Module) -> Iterator[nn.Module]:
     with evaluating(module), torch.inference_mode(False), torch.enable_grad():
         before = [(name, p, _state(p), p.grad) for name, p in module.named_parameters()]
         try:
-            with _attributes_kept(module):
+            with _attributes_kept(module), speaking_float32(module):
                 yield module
         finally:
             for _, parameter, _, gradient in before:

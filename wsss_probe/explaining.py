@@ -151,7 +151,9 @@ def explained_batch(
         gradients=captured.gradients,
         head=asked.head,
         forward=partial(_logits, module),
-        resume=lambda layer, maps: Resumer(module, asked.layers[layer], images)(maps, images),
+        resume=lambda layer, maps: Resumer(module, asked.layers[layer], images)(
+            maps, images, captured.prefixes.get(layer)
+        ),
         activations_of=lambda other, names: (
             run_pass(module, other, [asked.layers[n] for n in names], PassOptions(logits=False)).activations
         ),

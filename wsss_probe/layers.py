@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wsss_probe.contracts import LayerInfo
+from wsss_probe.contracts import LayerInfo, Layout
 from wsss_probe.errors import ModelError
 from wsss_probe.evaluation import evaluating, one_of, split_call
+from wsss_probe.influence import mark_unreached
+from wsss_probe.layout import asked_layout, fits, infer_layout, maps_shape
+from wsss_probe.names import nearest
 from wsss_probe.outputs import named_tensors
+from wsss_probe.precision import as_input
 from wsss_probe.receptive_field import Footprints
 
 __all__ = ["Chosen", "choose_layers", "describe_layers"]
@@ -38,7 +42,9 @@ class _Seen:
     version: int
 
 
-def describe_layers(module: nn.Module, example: Tensor) -> tuple[LayerInfo, ...]:
+def describe_layers(
+    module: nn.Module, example: Tensor, layouts: Mapping[str, Layout] | None = None
+) -> tuple[LayerInfo, ...]:
     """List every submodule as seen in one forward pass.
 
     Parameters
@@ -47,6 +53,8 @@ def describe_layers(module: nn.Module, example: Tensor) -> tuple[LayerInfo, ...]
         Left as it is found.
     example : Tensor, (1, channel, row, column)
         One preprocessed image.
+    layouts : mapping of str to Layout, optional
+        Of layers whose layout cannot be inferred, by name or pattern; see :mod:`wsss_probe.layout`.
 
     Returns
     -------
@@ -55,26 +63,34 @@ def describe_layers(module: nn.Module, example: Tensor) -> tuple[LayerInfo, ...]
         runs more than once has one entry per call (``relu#0``, ``relu#1``); modules that never
         run come last, with ``calls`` 0 and an empty shape.
 
+    Raises
+    ------
+    ModelError
+        For a layout that does not fit its layer, or is given for no layer.
+
     Notes
     -----
     A layer whose output is no single tensor has an empty shape and the layout ``other``.
     ``receptive_field`` is the longer side where rows and columns differ; it is None behind an
-    operation that is not local (a global mean, attention, a squeeze-and-excite gate).
+    operation that is not local (a global mean, attention, a squeeze-and-excite gate). Where there are
+    tokens, one backward pass finds the layers of which the logits read none but the prefix.
     """
     seen, footprints = _watched(module, example)
     calls = Counter(call.name for call in seen)
     numbers: Counter[str] = Counter()
+    known = _Known(tuple(example.shape[1:]), layouts or {})
     layers = []
     for order, call in enumerate(seen):
         name = call.name if calls[call.name] == 1 else f"{call.name}#{numbers[call.name]}"
         numbers[call.name] += 1
         side = None if call.tensor is None else footprints.side(call.tensor)
-        layers.append(
-            _described(call, example, LayerInfo(name, "", order, calls[call.name], (), "other"), side)
-        )
+        blank = LayerInfo(name, type(call.part).__name__, order, calls[call.name], (), "other")
+        layers.append(known.described(call, blank, side))
+    known.require_all_used(calls)
+    del seen, footprints
     silent = [(name, part) for name, part in module.named_modules() if name and name not in calls]
     return (
-        *layers,
+        *mark_unreached(module, example, layers),
         *(
             LayerInfo(name, type(part).__name__, len(layers) + position, 0, (), "other")
             for position, (name, part) in enumerate(silent)
@@ -91,7 +107,7 @@ def _watched(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Footprint
         seen.append(_Seen(name, part, tensor, 0 if tensor is None else tensor._version))
 
     with evaluating(module), torch.inference_mode(False), torch.no_grad(), ExitStack() as handles:
-        example = example.clone()  # a network may write into its input
+        example = as_input(example, module).clone()  # a network may write into its input
         for name, part in module.named_modules():
             if name:
                 handles.enter_context(part.register_forward_hook(partial(note, name)))
@@ -100,23 +116,59 @@ def _watched(module: nn.Module, example: Tensor) -> tuple[list[_Seen], Footprint
     return seen, footprints
 
 
-def _described(call: _Seen, example: Tensor, blank: LayerInfo, side: int | None) -> LayerInfo:
-    known = replace(blank, type=type(call.part).__name__)
-    if call.tensor is None:
-        return known
-    shape = tuple(call.tensor.shape[1:])
-    layout: Literal["maps", "vector", "other"] = (
-        "maps" if len(shape) == 3 else "vector" if len(shape) == 1 else "other"
-    )
-    maps = layout == "maps" and shape[2] > 0
-    return replace(
-        known,
-        shape=shape,
-        layout=layout,
-        stride=example.shape[3] / shape[2] if maps else None,
-        receptive_field=side if maps else None,
-        inplace=call.tensor._version != call.version,
-    )
+@dataclass(slots=True)
+class _Known:
+    """What is known about layouts while the layers are gone through in their order."""
+
+    input_shape: tuple[int, ...]
+    asked: Mapping[str, Layout]
+    grids: list[tuple[int, int]] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
+
+    def described(self, call: _Seen, blank: LayerInfo, side: int | None) -> LayerInfo:
+        """Describe one call."""
+        if call.tensor is None:
+            return blank
+        inplace = call.tensor._version != call.version
+        layout, reason = self._layout(call.tensor, blank)
+        if layout is None:
+            shape = tuple(call.tensor.shape[1:])
+            flat = replace(blank, shape=shape, inplace=inplace, reason=reason)
+            return replace(flat, layout="vector") if len(shape) == 1 else flat
+        shape = maps_shape(layout, call.tensor.shape[1:])
+        filled = shape[2] > 0
+        if filled and layout.kind != "tokens" and not reason:
+            self.grids.append((shape[1], shape[2]))
+        return replace(
+            blank,
+            shape=shape,
+            layout="maps",
+            stride=self.input_shape[-1] / shape[2] if filled else None,
+            receptive_field=side if filled and layout.kind == "NCHW" else None,
+            inplace=inplace,
+            native=layout,
+            reason=reason,
+        )
+
+    def _layout(self, tensor: Tensor, blank: LayerInfo) -> tuple[Layout | None, str]:
+        asked = asked_layout(blank.name, self.asked)
+        if asked is not None:
+            key, layout = asked
+            named = key in {blank.name, split_call(blank.name)[0]}
+            # a pattern is meant for those that it fits
+            if named or fits(layout, tensor.shape[1:]):
+                self.used.add(key)
+                maps_shape(layout, tensor.shape[1:], blank.name)
+                return layout, ""
+        return infer_layout(tensor.shape, self.input_shape, self.grids, blank.type)
+
+    def require_all_used(self, names: Iterable[str]) -> None:
+        """Refuse a layout that is said about no layer: a misspelt name would pass unseen."""
+        for key in self.asked:
+            if key not in self.used:
+                near = nearest(key, names)
+                remedy = f"did you mean '{near}'?" if near else "run 'wsss-probe layers'"
+                raise ModelError("a layout is given for no layer that it fits", found=key, remedy=remedy)
 
 
 # -- which to tap ------------------------------------------------------------------------------
@@ -185,9 +237,8 @@ def _automatic(layers: Sequence[LayerInfo]) -> tuple[list[LayerInfo], str]:
     for layer in layers:
         if _has_area(layer) and layer.name not in pooled and not _passes_on(layer):
             sizes[layer.shape[1:]].append(layer)
-    # outermost first, then the last
-    best = [max(alike, key=lambda layer: (-layer.name.count("."), layer.order)) for alike in sizes.values()]
-    chosen = sorted(best, key=lambda layer: layer.order)[-_MOST:]
+    best = [_best(alike) for alike in sizes.values()]
+    chosen = sorted((layer for layer in best if layer), key=lambda layer: layer.order)[-_MOST:]
     if not chosen:
         raise ModelError(
             "no layer can be chosen automatically",
@@ -196,13 +247,45 @@ def _automatic(layers: Sequence[LayerInfo]) -> tuple[list[LayerInfo], str]:
         )
     listed = ", ".join(f"{layer.name} ({layer.shape[1]}x{layer.shape[2]})" for layer in chosen)
     rule = f"of each map size above 1x1 the last outermost output that is no pooling, at most {_MOST}"
+    if not all(layer.reached for layer in layers):
+        rule += "; of tokens, where the logits read a class token, the last whose patches have a part in it"
     return chosen, f"auto ({rule}): {listed}"
 
 
+def _best(alike: Sequence[LayerInfo]) -> LayerInfo | None:
+    """Choose among maps of one size: the outermost, of these the last.
+
+    Where the logits read nothing but a class token, the ends of the network are no choice. The last
+    block is entered at its normalisation, if it begins with one.
+    """
+    unread = [layer.name for layer in alike if not layer.reached]
+    if not unread:
+        return _outermost(alike)
+    inside = [layer for layer in alike if layer.reached and layer.name.startswith(_inside(unread))]
+    block = _outermost(inside)
+    after = [layer for layer in inside if block and layer.order > block.order]
+    entry = min(after, key=lambda layer: layer.order, default=block)
+    same = entry and block and "Norm" in entry.type and entry.shape == block.shape
+    return entry if same else block
+
+
+def _outermost(layers: Sequence[LayerInfo]) -> LayerInfo | None:
+    return max(layers, key=lambda layer: (-layer.name.count("."), layer.order), default=None)
+
+
+def _inside(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{name}." for name in names)
+
+
 def _has_area(layer: LayerInfo) -> bool:
-    # more columns than the input has: these are channels, the layout is (image, row, column, channel)
     maps = layer.layout == "maps" and not (layer.stride is not None and layer.stride < 1)
-    return maps and layer.shape[1] * layer.shape[2] > 1
+    return maps and layer.shape[1] * layer.shape[2] > 1 and not _odd(layer)
+
+
+def _odd(layer: LayerInfo) -> bool:
+    """Whether this only looks like maps: heads x tokens x tokens, say."""
+    rows, columns = sorted(layer.shape[1:])
+    return bool(layer.reason) and layer.reached and columns > 2 * rows
 
 
 def _passes_on(layer: LayerInfo) -> bool:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from wsss_probe.errors import ModelError
 from wsss_probe.evaluation import call_number, evaluating, find_module
+from wsss_probe.layout import from_maps, prefix_tokens, to_maps
 from wsss_probe.outputs import as_logits, map_tensors, only_tensor, with_tensor
+from wsss_probe.precision import HALF, as_input, widened
 
 if TYPE_CHECKING:
     from wsss_probe.contracts import LayerInfo
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["Resumer"]
 
 _TOLERANCE = 1e-5
+# copies of a batch need not round alike in half precision; a stand-in that is read gives NaN anyway
+_ROUNDINGS = 4
 
 _Fill = Literal["shared", "own"]
 
@@ -77,7 +81,7 @@ class Resumer:
         self._module = module
         self._layer = layer
         self._images = images
-        self._trace = _traced(module, layer, images[:2])
+        self._trace = _traced(module, layer, as_input(images[:2], module))
         self._fill, self.reason = self._proved()
 
     @property
@@ -85,15 +89,21 @@ class Resumer:
         """Whether the part before the layer is left out."""
         return self._fill is not None
 
-    def __call__(self, activations: Tensor, images: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, activations: Tensor, images: Tensor | None = None, prefix: Tensor | None = None
+    ) -> Tensor:
         """Run the rest of the network.
 
         Parameters
         ----------
         activations : Tensor, (k * image, channel, row, column)
-            ``k`` whole copies of the batch one after another; never written to.
+            ``k`` whole copies of the batch one after another; never written to. Cast to the type
+            and put into the layout of the network.
         images : Tensor, (image, channel, row, column), optional
             The batch the activations come from; by default the images of the proof.
+        prefix : Tensor, (image, prefix, channel), optional
+            For a layer of tokens, those of the same pass that are in no map
+            (``Captured.prefixes``); they stay as they are. Without them the batch is run for them.
 
         Returns
         -------
@@ -105,7 +115,7 @@ class Resumer:
             If the shape is not that of the layer's output for whole copies of the batch.
         """
         images = self._images if images is None else images
-        shape = self._trace.activations.shape[1:]
+        shape = to_maps(self._layer.native, self._trace.activations).shape[1:]
         rows, batch = len(activations), len(images)
         if activations.shape[1:] != shape or rows == 0 or rows % batch:
             raise ModelError(
@@ -113,41 +123,60 @@ class Resumer:
                 found=f"shape {tuple(activations.shape)}",
                 wanted=f"(k * {batch}, {', '.join(map(str, shape))})",
             )
+        if self._layer.native.prefix and prefix is None:
+            prefix = self._own_prefix(images)
+        native = self._native(activations, prefix)
+        images = as_input(images, self._module)
         if self._fill is not None and images.shape[1:] == self._trace.images.shape[1:]:
-            return self._rest(activations, self._fill)
-        return self._whole(activations, images.repeat(rows // batch, *[1] * (images.ndim - 1)))
+            return widened(self._rest(native, self._fill))
+        return widened(self._whole(native, images.repeat(rows // batch, *[1] * (images.ndim - 1))))
+
+    def _native(self, activations: Tensor, prefix: Tensor | None) -> Tensor:
+        """Maps as the network orders and types them."""
+        return from_maps(self._layer.native, activations, prefix).to(self._trace.activations.dtype)
+
+    def _own_prefix(self, images: Tensor) -> Tensor | None:
+        if images is self._images and len(images) == len(self._trace.images):
+            return prefix_tokens(self._layer.native, self._trace.activations)
+        return prefix_tokens(
+            self._layer.native, _traced(self._module, self._layer, as_input(images, self._module)).activations
+        )
 
     def _proved(self) -> tuple[_Fill | None, str]:
         wanted = self._trace.logits.repeat(2, 1)
-        largest = float(wanted.abs().max())
+        dtype = wanted.dtype
+        tolerance = _ROUNDINGS * torch.finfo(dtype).eps if dtype in HALF else _TOLERANCE
+        allowed = tolerance * float(wanted.abs().max())
+        # through maps and back, so that the layout is proved as well
+        own, layout = self._trace.activations, self._layer.native
+        twice = self._native(torch.cat([to_maps(layout, own)] * 2), prefix_tokens(layout, own))
         fills: tuple[_Fill, ...] = ("shared", "own")
         reason = ""
         for fill in fills:
             try:
-                twice = torch.cat([self._trace.activations] * 2)
                 found = self._rest(twice, fill)
             except RuntimeError as error:  # an operation that a stand-in cannot serve
                 reason = f"a stand-in before {self._layer.name!r} fails: {str(error).splitlines()[0]}"
                 continue
-            if float((found - wanted).abs().max()) <= _TOLERANCE * largest:
+            if float((found - wanted).abs().max()) <= allowed:
                 return fill, ""
             reason = f"the logits depend on what lies before {self._layer.name!r} in other ways too"
         return None, reason
 
-    def _rest(self, activations: Tensor, fill: _Fill) -> Tensor:
-        rows = len(activations)
-        stand_in = partial(_stand_in, of=len(self._trace.images), rows=rows, fill=fill, like=activations)
+    def _rest(self, native: Tensor, fill: _Fill) -> Tensor:
+        rows = len(native)
+        stand_in = partial(_stand_in, of=len(self._trace.images), rows=rows, fill=fill, like=native)
         outputs: dict[nn.Module, list[Any]] = {
             part: [map_tensors(output, stand_in) for output in calls]
             for part, calls in self._trace.before.items()
         }
-        outputs.setdefault(self._target, []).append(self._output(activations))
+        outputs.setdefault(self._target, []).append(self._output(native))
         # the values of the images must not matter either
         images = stand_in(self._trace.images)
         return self._run({part: _in_turn(part, calls) for part, calls in outputs.items()}, images)
 
-    def _whole(self, activations: Tensor, images: Tensor) -> Tensor:
-        output = self._output(activations)
+    def _whole(self, native: Tensor, images: Tensor) -> Tensor:
+        output = self._output(native)
         return self._run({self._target: _at_call(self._target, self._trace.call, output)}, images)
 
     def _run(self, forwards: Mapping[nn.Module, Callable[..., Any]], images: Tensor) -> Tensor:
@@ -158,9 +187,9 @@ class Resumer:
     def _target(self) -> nn.Module:
         return find_module(self._module, self._layer.name)
 
-    def _output(self, activations: Tensor) -> Any:
+    def _output(self, native: Tensor) -> Any:
         # the caller keeps what was handed over, also where the network overwrites it
-        given = activations.clone() if self._layer.inplace or activations.is_inference() else activations
+        given = native.clone() if self._layer.inplace or native.is_inference() else native
         return with_tensor(self._trace.output, only_tensor(self._trace.output, self._layer.name), given)
 
 

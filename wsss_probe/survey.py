@@ -302,7 +302,7 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
         gradients=captured.gradients,
         head=task.survey.head,
         forward=lambda other: _logits(task.module, other),
-        resume=lambda layer, maps: known.resumer(layer, images)(maps, images),
+        resume=lambda layer, maps: known.resumer(layer, images)(maps, images, captured.prefixes.get(layer)),
         tables=task.tables,
         activations_of=lambda other, layers: _activations(task, other, layers),
         targets=target_weights(captured.logits, labels, weighed),

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from wsss_probe.contracts import LayerInfo, Target
 from wsss_probe.errors import ModelError
 from wsss_probe.evaluation import call_number, evaluating, find_module, one_of, split_call
+from wsss_probe.layout import prefix_tokens, to_maps
 from wsss_probe.outputs import as_logits, only_tensor, with_tensor
+from wsss_probe.precision import as_input, widened
 from wsss_probe.resume import Resumer
 
 __all__ = [
@@ -77,7 +79,7 @@ _LOGITS_ONLY = PassOptions()
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What one pass has seen; no tensor carries a graph.
+    """What one pass has seen; no tensor carries a graph, and half precision is widened to float32.
 
     Parameters
     ----------
@@ -89,12 +91,15 @@ class Captured:
         d logit[target of the image] / d activation, same shape as the activation.
     notes : tuple of str
         What a user should know, such as which call of a reused module was taken.
+    prefixes : dict of str to Tensor, (image, prefix, channel)
+        Of layers of tokens, those that are in no map.
     """
 
     logits: Tensor | None
     activations: dict[str, Tensor]
     gradients: dict[tuple[str, Target], Tensor]
     notes: tuple[str, ...] = ()
+    prefixes: dict[str, Tensor] = field(default_factory=dict)
 
 
 def run_pass(
@@ -114,7 +119,7 @@ def run_pass(
     module : nn.Module
         Left exactly as it is found.
     images : Tensor, (image, channel, row, column)
-        Preprocessed.
+        Preprocessed; cast to the network's own floating-point type.
     layers : sequence of LayerInfo
         As :func:`wsss_probe.layers.describe_layers` gives them. A bare name of a module that runs
         more than once means its last call.
@@ -137,11 +142,20 @@ def run_pass(
     recorder = _Recorder(module, layers, graph, stops=not options.logits and not graph)
     # a graph cannot be made of inference tensors, and this pass may run inside a user's inference mode
     with evaluating(module), torch.inference_mode(False), torch.set_grad_enabled(bool(graph)):
-        logits = _forward(module, images.clone() if images.is_inference() else images, recorder)
+        images = as_input(images.clone() if images.is_inference() else images, module)
+        logits = _forward(module, images, recorder)
         recorder.check(images)
         taken = {} if logits is None else _backward(logits, options, recorder.kept)
-    activations = {layer.name: recorder.kept[layer.name].detach() for layer in layers}
-    return Captured(None if logits is None else logits.detach(), activations, taken, recorder.notes())
+    layouts = {layer.name: layer.native for layer in layers}
+    kept = {name: widened(recorder.kept[name].detach()) for name in layouts}
+    prefixes = {name: prefix_tokens(layout, kept[name]) for name, layout in layouts.items()}
+    return Captured(
+        None if logits is None else widened(logits.detach()),
+        {name: to_maps(layout, kept[name]) for name, layout in layouts.items()},
+        {(name, target): to_maps(layouts[name], widened(found)) for (name, target), found in taken.items()},
+        recorder.notes(),
+        {name: prefix for name, prefix in prefixes.items() if prefix is not None},
+    )
 
 
 class _Done(BaseException):
@@ -255,7 +269,7 @@ def _running(module: nn.Module, images: Tensor) -> set[str]:
         for name, part in module.named_modules():
             note = partial(lambda name, *_: seen.add(name), name)
             handles.enter_context(part.register_forward_hook(note))
-        module(images)
+        module(as_input(images, module))
     return seen
 
 
@@ -268,7 +282,7 @@ def _backward(
     wanted = [(target, list(names)) for target, names in options.gradients.items() if names]
     if not wanted:
         return {}
-    targets = options.targets(logits.detach()) if callable(options.targets) else options.targets
+    targets = options.targets(widened(logits.detach())) if callable(options.targets) else options.targets
     taken: dict[tuple[str, Target], Tensor] = {}
     for done, (target, names) in enumerate(wanted, start=1):
         weights = _checked(targets[target], logits, target)
