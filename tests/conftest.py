@@ -3,10 +3,17 @@
 # ruff: noqa: D102  # methods of the contracts
 
 import pytest
+import torch
 
+from wsss_probe.api import prepared_audit
+from wsss_probe.auditing import perform
+from wsss_probe.config import AuditOptions
 from wsss_probe.contracts import DefinitionCard, Explainer, Needs, Probe
 from wsss_probe.hookspecs import hookimpl
 from wsss_probe.host import PluginHost
+from wsss_probe.images import TensorSource
+from wsss_probe.report import loads
+from wsss_probe.testing.models import multi_logit
 
 
 class Plugin:
@@ -76,5 +83,24 @@ def hosting():
         host = PluginHost(strict=strict)
         host.register(Plugin(probes, explainers), "t", version="1")
         return host
+
+    return make
+
+
+@pytest.fixture
+def reported(hosting, tmp_path):
+    """Audit images in memory; gives the stored report."""
+
+    def make(probes=(), explain=(), net=None, images=None, **options):
+        host = hosting(probes, explain)
+        source = (
+            TensorSource(torch.rand((6, 3, 16, 24), generator=torch.Generator().manual_seed(0)))
+            if images is None
+            else images
+        )
+        asked = AuditOptions(**{"layers": ("features",), "controls": "none", **options})
+        prepared = prepared_audit(asked, host, net or multi_logit(2), source)
+        outcome = perform(prepared, tmp_path / "run", "wsss-probe audit --model 'a b'")
+        return loads((outcome.folder / "report.json").read_text())
 
     return make

@@ -14,17 +14,13 @@ from PIL import Image
 
 import wsss_probe
 from wsss_probe import overview
-from wsss_probe.api import prepared_audit
-from wsss_probe.auditing import perform
-from wsss_probe.config import AuditOptions
 from wsss_probe.contracts import Conclusion, Needs
 from wsss_probe.errors import CorruptRunError
-from wsss_probe.images import ManifestSource, Sample, TensorSource
+from wsss_probe.images import ManifestSource, TensorSource
 from wsss_probe.manifest import read_manifest
 from wsss_probe.overview import render_again
 from wsss_probe.preprocessing import Preprocessing
-from wsss_probe.report import loads
-from wsss_probe.testing.models import multi_logit, planted_gap, single_logit
+from wsss_probe.testing.models import multi_logit, planted_gap
 
 SIZE = (16, 24)
 
@@ -32,21 +28,6 @@ SIZE = (16, 24)
 def pictures(number=6, seed=0):
     """Random network input, (image, channel, row, column)."""
     return torch.rand((number, 3, *SIZE), generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def reported(hosting, tmp_path):
-    """Audit images in memory; gives the stored report."""
-
-    def make(probes=(), explain=(), net=None, images=None, **options):
-        host = hosting(probes, explain)
-        source = TensorSource(pictures()) if images is None else images
-        asked = AuditOptions(**{"layers": ("features",), "controls": "none", **options})
-        prepared = prepared_audit(asked, host, net or multi_logit(2), source)
-        outcome = perform(prepared, tmp_path / "run", "wsss-probe audit --model 'a b'")
-        return loads((outcome.folder / "report.json").read_text())
-
-    return make
 
 
 def section(report, title):
@@ -207,142 +188,6 @@ class TestSections:
             ("a", "test", 1), ("a", "–", 1), ("b", "test", 1), ("–", "–", 1)
         ]  # fmt: skip
         assert counts(frame.assign(label="")) is None
-
-
-def chosen(logits, labels, labelled=None, groups=None):
-    """Images that the gallery shows."""
-    logits, labels = np.array(logits, dtype=float), np.array(labels, dtype=bool)
-    labelled = labels.any(axis=1) if labelled is None else np.array(labelled)
-    run = SimpleNamespace(
-        logits=SimpleNamespace(values=logits), groups=None if groups is None else np.array(groups)
-    )
-    return overview._chosen_images(SimpleNamespace(labels=labels, labelled=labelled), run)
-
-
-class TestChosenImages:
-    def test_most_confident_errors_first(self):
-        """At most four errors come first, the most confident before the others; then the rest."""
-        logits = [[0, margin] for margin in (1, 5, 3, 2, 4, 6)] + [[2, 0], [3, 0]]
-        labels = [[True, False]] * 6 + [[True, False]] * 2
-
-        assert chosen(logits, labels)[:4] == [5, 1, 4, 2]
-        assert chosen(logits, labels)[4:] == [7, 6]
-
-    def test_the_others_are_spread_over_the_predicted_classes(self):
-        """Without errors, classes take turns, each with its most confident image first."""
-        logits = [[9, 0, 0], [8, 0, 0], [7, 0, 0], [0, 5, 0], [0, 6, 0], [0, 0, 1]]
-        labels = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 2]]
-
-        assert chosen(logits, labels) == [0, 4, 5, 1, 3, 2]
-
-    def test_never_more_than_eight_and_none_twice(self):
-        """Eight rows are shown of many, each once."""
-        random = np.random.default_rng(0)
-        found = chosen(random.normal(size=(50, 3)), np.eye(3, dtype=bool)[random.integers(0, 3, 50)])
-
-        assert len(found) == len(set(found)) == 8
-
-    def test_unreadable_images_are_not_chosen(self):
-        """NaN rows are left out; if nothing is readable nothing is shown."""
-        logits = [[np.nan, np.nan], [1, 0], [np.nan, np.nan]]
-
-        assert chosen(logits, np.zeros((3, 2))) == [1]
-        assert chosen([[np.nan, np.nan]], [[False, False]]) == []
-
-    def test_unlabelled_images_are_no_errors(self):
-        """Without labels confidence alone orders each class."""
-        assert chosen([[1, 0], [3, 0], [0, 2]], np.zeros((3, 2))) == [1, 2, 0]
-
-    def test_of_a_single_logit(self):
-        """Of one logit an error is a wrong sign, and its size is the confidence."""
-        logits, labels = [[4.0], [-3.0], [0.5], [-0.1]], [[True], [True], [False], [False]]
-
-        assert chosen(logits, labels, labelled=[True] * 4) == [1, 2, 0, 3]
-        assert chosen(logits, labels, labelled=[False] * 4) == [0, 1, 2, 3]
-
-    def test_one_image_a_group_first(self):
-        """Tiles of one image look alike: each group is seen before any is seen twice."""
-        logits = [[9, 0], [8, 0], [7, 0], [1, 0]]
-        labels = [[False, True]] * 4
-
-        assert chosen(logits, labels, groups=["a", "a", "a", "b"]) == [0, 3, 1, 2]
-
-
-class TestGallery:
-    def test_shows_picture_mask_and_map_on_its_own_grid(self, reported, times_gradient):
-        """Each row has the view with the mask's outline, and the stored map as it is."""
-        masks = torch.full((6, *SIZE), -2)
-        masks[:, 4:8, 4:8] = 0
-        report = reported(explain=[times_gradient()], images=TensorSource(pictures(), masks))
-        (gallery,) = section(report, "Relevance maps").blocks
-
-        assert len(gallery.rows) == 6
-        for row in gallery.rows:
-            assert [picture.label for picture in row.pictures] == ["original", "timesgradient, features"]
-            assert row.pictures[0].outline is not None
-            assert (row.pictures[0].height, row.pictures[0].width) == SIZE
-            assert row.pictures[1].overlay is not None
-            assert re.fullmatch(r"image \d: predicted class [01]", row.title)
-        assert "for the predicted class" in gallery.caption
-
-    def test_titles_name_each_images_own_prediction(self, reported, times_gradient):
-        """The title of a row tells what was predicted for that image."""
-        images = torch.full((4, 3, *SIZE), 0.5)
-        images[1::2, 0], images[1::2, 1] = 1.0, 0.0
-        report = reported(explain=[times_gradient()], net=planted_gap(), images=TensorSource(images))
-
-        assert sorted(row.title for row in section(report, "Relevance maps").blocks[0].rows) == [
-            f"image {n}: predicted class {n % 2}" for n in range(4)
-        ]
-
-    def test_caption_names_the_class_that_is_explained(self, reported, times_gradient):
-        """With a class as first target the caption names it."""
-        report = reported(explain=[times_gradient()], classes=("red", "green"), targets=("green", "label"))
-
-        assert "for the green class" in section(report, "Relevance maps").blocks[0].caption
-
-    def test_an_image_lost_since_the_survey_is_a_placeholder(self, reported, times_gradient):
-        """An image that can no longer be read keeps its row, without pixels."""
-
-        class Vanishing:
-            def __init__(self):
-                self.left = None
-
-            def __len__(self):
-                return 3
-
-            def read(self, index):
-                return Sample(index, tensor=pictures(3)[index])
-
-            def picture(self, index):
-                return None
-
-        (gallery,) = section(
-            reported(explain=[times_gradient()], images=Vanishing()), "Relevance maps"
-        ).blocks
-
-        assert len(gallery.rows) == 3
-        assert all(picture.base is None for row in gallery.rows for picture in row.pictures)
-
-    @pytest.mark.parametrize(
-        ("logits", "classes", "said"),
-        [
-            ([1.0, 2.0], ("a", "b"), "b"),
-            ([np.nan, np.nan], ("a", "b"), "–"),
-            ([0.1], ("tumour",), "tumour"),
-            ([-0.1], ("tumour",), "not tumour"),
-        ],
-    )
-    def test_what_was_predicted(self, logits, classes, said):
-        """The largest logit names the class; one logit below 0 says that its class is absent."""
-        assert overview._predicted(np.array(logits), classes) == said
-
-    def test_a_network_of_one_logit_has_a_report(self, reported, times_gradient):
-        """A whole report of a network with a single logit."""
-        report = reported(explain=[times_gradient()], net=single_logit(), classes=("tumour",))
-        titles = {row.title.partition(": ")[2] for row in section(report, "Relevance maps").blocks[0].rows}
-
-        assert titles <= {"predicted tumour", "predicted not tumour"}
 
 
 class TestAgain:

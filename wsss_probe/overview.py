@@ -1,4 +1,4 @@
-"""The host's own sections: what was audited, where it looks, what failed, how it was made."""
+"""The host's own sections: what was audited, what failed, how it was made."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import pandas as pd
 
 from wsss_probe.atomic import write_atomically
-from wsss_probe.contracts import Block, Finding, Gallery, Picture, Section, Table, Text
+from wsss_probe.contracts import Block, Finding, Section, Table, Text
 from wsss_probe.errors import CorruptRunError
 from wsss_probe.findings import HOST
+from wsss_probe.gallery import relevance_section
 from wsss_probe.ledger import ledger_sections, masks_consumed
 from wsss_probe.names import display
-from wsss_probe.performance import top_right
 from wsss_probe.report import Document, dumps, loads, write
-from wsss_probe.targets import target_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["render_again", "write_report"]
 
-_SHOWN_IMAGES: Final = 8
 _SHOWN_CLASSES: Final = 12
 _SHOWN_ROWS: Final = 50
 _SHOWN_LINES: Final = 30
@@ -49,7 +46,7 @@ def write_report(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any],
     """
     own = (
         _subject(prepared, run, record, made),
-        _relevance(prepared, run),
+        relevance_section(prepared, run, made.map_scores),
         _failures(run, record),
         *ledger_sections(made.choices),
         _made(record),
@@ -194,91 +191,6 @@ def _label_counts(prepared: Prepared) -> pd.DataFrame | None:
 def _cut(frame: pd.DataFrame) -> str:
     """Say so where a table does not show all of its rows."""
     return f" The first {_SHOWN_ROWS} of {len(frame)} rows." if len(frame) > _SHOWN_ROWS else ""
-
-
-# -- where does it look ------------------------------------------------------------------------
-
-
-def _relevance(prepared: Prepared, run: AuditedRun) -> Section:
-    pairs = prepared.plan.relevance
-    if not pairs:
-        text = "No explainer suits these layers, or none is installed: `pip install ./plugins/*/`."
-        return Section("where", "Relevance maps", (Text(text),))
-    rows = tuple(_row(prepared, run, index) for index in _chosen_images(prepared, run))
-    target = prepared.survey.targets[0]
-    whose = display(target_names([target], prepared.survey.classes)[target])
-    caption = (
-        "Original with the mask's outline (where there is one), then one map per explainer and layer for "
-        f"the {whose} class, on the layer's own grid, each scaled by its own largest value. Shown: the most "
-        "confident errors first, then images spread over the predicted classes. Pictures carry no test."
-    )
-    return Section("where", "Relevance maps", (Gallery(rows, caption),))
-
-
-def _row(prepared: Prepared, run: AuditedRun, index: int) -> tuple[str, tuple[Picture, ...]]:
-    pixels, mask = run.picture(index), run.mask(index)
-    outline = None if mask is None else mask >= 0
-    pictures = [Picture(pixels, "original", outline=outline)]
-    for explainer, layer in prepared.plan.relevance:
-        table = run.relevance(explainer, layer)
-        if table is not None:
-            overlay = table["relevance"].isel(image=index).values
-            pictures.append(Picture(pixels, f"{explainer}, {layer}", overlay=overlay))
-    return _image_title(run, index), tuple(pictures)
-
-
-def _image_title(run: AuditedRun, index: int) -> str:
-    logits = run.logits.isel(image=index).values
-    predicted = _predicted(logits, run.survey.classes)
-    name = run.images["name"].iloc[index]
-    label = display(str(run.images["label"].iloc[index]))
-    said = f", labelled {label}" if label else ""
-    return f"{name}: predicted {display(predicted)}{said}"
-
-
-def _predicted(logits: np.ndarray, classes: Sequence[str]) -> str:
-    """Name of the class with the largest logit; a single logit may also say that its class is absent."""
-    if not np.isfinite(logits).any():
-        return "–"
-    absent = len(classes) == 1 and logits[0] <= 0
-    return f"not {classes[0]}" if absent else classes[int(np.nanargmax(logits))]
-
-
-def _chosen_images(prepared: Prepared, run: AuditedRun) -> list[int]:
-    """The most confident errors, then images spread over the predicted classes."""
-    logits = run.logits.values
-    usable = np.flatnonzero(np.isfinite(logits).all(axis=1))
-    if not len(usable):
-        return []
-    margin = np.sort(logits[usable], axis=1)
-    single = margin.shape[1] == 1
-    confidence = np.abs(margin[:, 0]) if single else margin[:, -1] - margin[:, -2]
-    predicted = margin[:, 0] > 0 if single else logits[usable].argmax(axis=1)
-    wrong = prepared.labelled[usable] & ~top_right(logits[usable], prepared.labels[usable])
-    by_confidence = np.argsort(-confidence, kind="stable")
-    owner = np.arange(len(usable)) if run.groups is None else run.groups[usable]
-    errors = _one_a_group([i for i in by_confidence if wrong[i]], owner)[: _SHOWN_IMAGES // 2]
-    right = np.array(_one_a_group(by_confidence[~wrong[by_confidence]], owner), dtype=int)
-    others = _spread(right, predicted, _SHOWN_IMAGES - len(errors))
-    return [int(usable[i]) for i in [*errors, *others]]
-
-
-def _one_a_group(order: Sequence[int] | np.ndarray, groups: np.ndarray) -> list[int]:
-    """Keep the first of each group, then the others: tiles of one image look alike."""
-    first = {groups[index]: index for index in reversed(list(order))}
-    chosen = set(first.values())
-    return [i for i in order if i in chosen] + [i for i in order if i not in chosen]
-
-
-def _spread(order: np.ndarray, classes: np.ndarray, wanted: int) -> list[int]:
-    """Take from each class in turn, the first of its images in ``order`` first."""
-    queues = {c: [i for i in order if classes[i] == c] for c in dict.fromkeys(classes[order].tolist())}
-    taken: list[int] = []
-    while len(taken) < wanted and any(queues.values()):
-        for queue in queues.values():
-            if queue and len(taken) < wanted:
-                taken.append(queue.pop(0))
-    return taken
 
 
 # -- what failed, how it was made --------------------------------------------------------------

@@ -88,7 +88,7 @@ def degrade(document: EncodedDocument, step: Step, budget_bytes: int) -> Encoded
 def positions_of(block: EncodedBlock) -> set[int]:
     """Positions in the album that a block shows."""
     pictures = [picture for gallery in _galleries(block) for row in gallery.rows for picture in row.pictures]
-    return {at for p in pictures for at in (p.base, p.overlay, p.outline) if at is not None}
+    return {at for p in pictures for at in _layers(p).values() if at is not None}
 
 
 def _galleries(block: EncodedBlock) -> tuple[EncodedGallery, ...]:
@@ -114,11 +114,18 @@ def _moved_gallery(block: EncodedGallery, positions: dict[int, int]) -> EncodedG
 
 
 def _moved_picture(picture: EncodedPicture, positions: dict[int, int]) -> EncodedPicture:
-    layers = {
-        name: None if at is None else positions[at]
-        for name, at in (("base", picture.base), ("overlay", picture.overlay), ("outline", picture.outline))
+    layers = {name: None if at is None else positions[at] for name, at in _layers(picture).items()}
+    return replace(picture, **layers)  # type: ignore[arg-type]  # all of them are int or None
+
+
+def _layers(picture: EncodedPicture) -> dict[str, int | None]:
+    """Positions in the album of all that lies on top of each other in a picture."""
+    return {
+        "base": picture.base,
+        "overlay": picture.overlay,
+        "common": picture.common,
+        "outline": picture.outline,
     }
-    return replace(picture, **layers)  # type: ignore[arg-type]  # the three are int or None
 
 
 def _smaller(block: EncodedBlock, step: Step) -> EncodedBlock:

@@ -42,7 +42,11 @@ class EncodedText:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
-    """One picture: layers are positions in the document's album, None where there is none."""
+    """One picture: layers are positions in the document's album, None where there is none.
+
+    ``common`` is the overlay once more, on the scale that its maps share; ``coarsened`` says that the map
+    is finer than it is drawn.
+    """
 
     label: str
     alt: str
@@ -53,6 +57,11 @@ class EncodedPicture:
     outline: int | None = None
     scale: Literal["", "sequential", "diverging"] = ""
     extent: str = ""
+    note: str = ""
+    common: int | None = None
+    common_scale: Literal["", "sequential", "diverging"] = ""
+    common_extent: str = ""
+    coarsened: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ __all__ = ["fit", "page", "script_json"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SLOT = re.compile("\x00([0-9]+)\x00")
+_HELD = {"figure": ("figure", "figures"), "table": ("table", "tables"), "gallery": ("gallery", "galleries")}
 _NAMES = {"table": "Table", "figure": "Figure", "gallery": "Gallery"}
 _JSON_ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 _POLICY = (
@@ -203,6 +204,13 @@ def _place_block(block: EncodedBlock, counter: Counter[str]) -> _Placed:
     return _Placed(block, f"{block.kind}-{number}", f"{_NAMES.get(block.kind, '')} {number}")
 
 
+def _holds(section: _PlacedSection) -> str:
+    """Say what a folded section holds: ``2 tables, 1 figure``."""
+    counts = Counter(placed.block.kind for placed in section.blocks)
+    held = [(counts[kind], one, many) for kind, (one, many) in _HELD.items() if counts[kind]]
+    return ", ".join(f"{number} {one if number == 1 else many}" for number, one, many in held)
+
+
 class _Sources:
     """Says of each picture of the album whether it stands on the page already."""
 
@@ -281,6 +289,7 @@ def page(document: EncodedDocument, notes: tuple[str, ...] = ()) -> str:
             folded=folded(document.findings, lambda one: (one.plugin, one.verdict)),
             groups=_groups(document.provenance),
             sources=_Sources(document.album),
+            holds=_holds,
             bibtex=bibtex,
             markdown=lambda text: slots.hold(markdown_html(text)),
             json=lambda value: slots.hold(script_json(value)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -17,10 +17,13 @@ from wsss_probe.report.text import number, one_line
 if TYPE_CHECKING:
     from wsss_probe.contracts import Picture
 
-__all__ = ["LONGEST_SIDE", "Album", "contour", "encode_picture", "shrink"]
+__all__ = ["LONGEST_MAP", "LONGEST_SIDE", "Album", "coarse", "contour", "encode_picture", "shrink"]
 
 LONGEST_SIDE = 512
 """Pictures are never enlarged, and made smaller only above this many pixels."""
+
+LONGEST_MAP = 112
+"""Maps over pictures are drawn on their own grid, and coarser only above this many cells."""
 
 _PLACEHOLDER_SIDE = 224
 _OUTLINE_SIDE = 336
@@ -127,13 +130,56 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     return np.asarray(mask & neighbours)
 
 
-def _scaled(overlay: np.ndarray) -> tuple[np.ndarray, Scale, str]:
-    """Scale a map by its largest absolute value, which is returned as text."""
+def coarse(overlay: np.ndarray) -> np.ndarray:
+    """Average a map over areas until it has at most :data:`LONGEST_MAP` cells a side.
+
+    Parameters
+    ----------
+    overlay : ndarray of float, (row, column)
+        Undefined values are NaN, or infinite.
+
+    Returns
+    -------
+    ndarray of float64, (row, column)
+        The map as it is where it is no larger; NaN for an area with an undefined value in it.
+    """
     values = np.where(np.isfinite(overlay), overlay, np.nan).astype(np.float64)
-    largest = float(np.nanmax(np.abs(values)))
-    scale: Scale = "diverging" if np.nanmin(values) < 0 else "sequential"
-    extent = f"±{number(largest)}" if scale == "diverging" else f"0 to {number(largest)}"
-    return values / (largest or 1.0), scale, "0 everywhere" if largest == 0 else extent
+    share = LONGEST_MAP / max(values.shape)
+    if share >= 1:
+        return values
+    size = tuple(max(1, round(side * share)) for side in reversed(values.shape))
+    smaller = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BOX)  # type: ignore[arg-type]
+    return np.asarray(smaller, dtype=np.float64)
+
+
+def _range(lowest: float, highest: float) -> tuple[float, Scale, str]:
+    """Largest absolute value, colour scale and words for values between these."""
+    largest = max(abs(lowest), abs(highest))
+    if lowest < 0:
+        return largest, "diverging", f"±{number(largest)}"
+    return largest, "sequential", f"0 to {number(largest)}" if largest else "0 everywhere"
+
+
+def _painted(overlay: np.ndarray, limits: tuple[float, float], album: Album) -> tuple[int, Scale, str]:
+    """Paint a map on the scale of these limits: its position, the scale, and the limits in words."""
+    largest, scale, extent = _range(*limits)
+    return album.add(paint(np.clip(overlay / (largest or 1.0), -1, 1), scale)), scale, extent
+
+
+def _overlay(picture: Picture, album: Album) -> dict[str, Any]:
+    """Encode the map over a picture, on its own scale and on the one that it shares."""
+    if picture.overlay is None:
+        return {}
+    values = coarse(picture.overlay)
+    if not np.isfinite(values).any():
+        return {"extent": "map undefined"}
+    names = ("overlay", "scale", "extent")
+    own = float(np.nanmin(values)), float(np.nanmax(values))
+    found: dict[str, Any] = dict(zip(names, _painted(values, own, album), strict=True))
+    if picture.common is not None:
+        shared = _painted(values, picture.common, album)
+        found |= dict(zip(("common", "common_scale", "common_extent"), shared, strict=True))
+    return found | {"coarsened": values.shape != picture.overlay.shape}
 
 
 def encode_picture(picture: Picture, row: str, album: Album) -> EncodedPicture:
@@ -151,16 +197,11 @@ def encode_picture(picture: Picture, row: str, album: Album) -> EncodedPicture:
     -------
     EncodedPicture
     """
-    label, told = one_line(picture.label), [one_line(row), one_line(picture.label)]
-    layers: dict[str, int] = {}
-    scale, extent = "", ""
-    if picture.overlay is not None and np.isfinite(picture.overlay).any():
-        scaled, scale, extent = _scaled(picture.overlay)
-        layers["overlay"] = album.add(paint(scaled, scale))
-        told.append(f"with a map over it, {extent}")
-    elif picture.overlay is not None:
-        extent = "map undefined"
-        told.append(extent)
+    label, note = one_line(picture.label), one_line(picture.note)
+    told = [one_line(row), label]
+    layers = _overlay(picture, album)
+    if picture.overlay is not None:
+        told += [f"with a map over it, {layers['extent']}" if "overlay" in layers else layers["extent"], note]
     if picture.outline is not None:
         layers["outline"] = album.add(contour(picture.outline))
         told.append(_share(picture.outline))
@@ -171,7 +212,7 @@ def encode_picture(picture: Picture, row: str, album: Album) -> EncodedPicture:
         height, width = picture.pixels.shape[:2]
         layers["base"] = album.add(np.ascontiguousarray(picture.pixels))
     alt = ", ".join(part for part in told if part)
-    return EncodedPicture(label, alt, width, height, **layers, scale=scale, extent=extent)  # type: ignore[arg-type]
+    return EncodedPicture(label, alt, width, height, note=note, **layers)
 
 
 def _share(mask: np.ndarray) -> str:

@@ -29,7 +29,7 @@ from wsss_probe.report.encoded import (
     EncodedTable,
     EncodedText,
 )
-from wsss_probe.report.pictures import LONGEST_SIDE, Album, encode_picture
+from wsss_probe.report.pictures import LONGEST_MAP, LONGEST_SIDE, Album, encode_picture
 from wsss_probe.report.plots import encode_figure
 from wsss_probe.report.tables import encode_table
 from wsss_probe.report.text import number, one_line, visible
@@ -125,9 +125,16 @@ def _gallery(gallery: Gallery, album: Album) -> EncodedGallery:
         EncodedRow(one_line(title), tuple(encode_picture(picture, title, album) for picture in pictures))
         for title, pictures in gallery.rows
     )
-    large = any(max(p.width, p.height) > LONGEST_SIDE for row in rows for p in row.pictures)
-    notes = (f"Pictures are shown with at most {LONGEST_SIDE} pixels a side.",) if large else ()
-    return EncodedGallery(visible(gallery.caption), rows, notes)
+    shown = [picture for row in rows for picture in row.pictures]
+    notes = []
+    if any(max(picture.width, picture.height) > LONGEST_SIDE for picture in shown):
+        notes.append(f"Pictures are shown with at most {LONGEST_SIDE} pixels a side.")
+    if any(picture.coarsened for picture in shown):
+        notes.append(
+            f"Maps are drawn with at most {LONGEST_MAP} cells a side: where a map is finer, a cell is the "
+            "mean of the area below it, and so is the value under the picture."
+        )
+    return EncodedGallery(visible(gallery.caption), rows, tuple(notes))
 
 
 def encode_card(plugin: str, card: DefinitionCard) -> EncodedCard:

@@ -47,6 +47,7 @@
     toImageButtonOptions: { format: "svg", filename: "figure" },
   };
   const holders = all(".plot");
+  let before = null; // what the page was like before printing, while it prints
 
   function draw(holder, width) {
     const spec = JSON.parse(document.getElementById(holder.dataset.figure).textContent);
@@ -62,9 +63,11 @@
   function drawAll(pending) {
     if (!pending.length) return;
     all("noscript", pending[0]).forEach((element) => element.remove());
-    draw(pending[0]).then(() => setTimeout(() => drawAll(pending.slice(1)), 0));
+    draw(pending[0], isFolded(pending[0]) ? document.querySelector("main").clientWidth : 0).then(() => setTimeout(() => drawAll(pending.slice(1)), 0));
   }
-  drawAll(holders);
+  // What is folded has no width of its own; it is drawn after all else, and again when it is opened.
+  const isFolded = (holder) => holder.closest("details:not([open])") !== null;
+  drawAll([...holders.filter((holder) => !isFolded(holder)), ...holders.filter(isFolded)]);
 
   const redraw = (width) => holders.forEach((holder) => draw(holder, width));
   document.getElementById("theme").addEventListener("click", () => {
@@ -78,8 +81,37 @@
   });
   systemDark.addEventListener("change", () => redraw());
 
+  // -- folded sections: opened by a link to them, by a click, and all of a chapter at once ---------
+  all("details.fold").forEach((fold) => fold.addEventListener("toggle", () => {
+    if (fold.open && !before) all(".plot", fold).forEach((holder) => draw(holder));
+  }));
+
+  function reveal(hash) {
+    const target = hash && document.getElementById(decodeURIComponent(hash.slice(1)));
+    if (!target) return;
+    const fold = target.querySelector(":scope > details.fold") ?? target;
+    for (let part = fold; part; part = part.parentElement) if (part.localName === "details") part.open = true;
+    target.scrollIntoView();
+  }
+  addEventListener("hashchange", () => reveal(location.hash));
+  all(".contents a").forEach((link) => link.addEventListener("click", () => reveal(link.hash)));
+  reveal(location.hash);
+
+  all("[data-fold]").forEach((button) => {
+    const folds = all("details.fold", document.getElementById(button.dataset.fold));
+    const title = button.getAttribute("aria-label").replace(/^Open all/, "");
+    const name = () => {
+      button.textContent = folds.every((fold) => fold.open) ? "Fold all" : "Open all";
+      button.setAttribute("aria-label", button.textContent + title);
+    };
+    button.addEventListener("click", () => {
+      const open = !folds.every((fold) => fold.open);
+      folds.forEach((fold) => (fold.open = open));
+    });
+    folds.forEach((fold) => fold.addEventListener("toggle", name));
+  });
+
   // -- print: always light, everything open, plots as wide as the paper -------------------------
-  let before = null;
   addEventListener("beforeprint", () => {
     const closed = all("details:not([open])");
     before = { theme: root.dataset.theme, closed };
@@ -191,6 +223,18 @@
   });
   all("[data-opacity]").forEach((slider) => slider.addEventListener("input", () => {
     slider.closest(".gallery").style.setProperty("--opacity", slider.value / 100);
+  }));
+
+  all("[data-pictures]").forEach((input) => input.addEventListener("input", () => {
+    const maps = all(".picture", input.closest(".gallery")).filter((picture) => picture.querySelector(".layer-overlay"));
+    const asked = input.value.split(",").map((name) => plain(name).split(/\s+/).filter(Boolean)).filter((words) => words.length);
+    const fits = (picture) => {
+      const name = plain(picture.querySelector(".picture-name").textContent);
+      return !asked.length || asked.some((words) => words.every((word) => name.includes(word)));
+    };
+    maps.forEach((picture) => (picture.hidden = !fits(picture)));
+    const shown = maps.filter((picture) => !picture.hidden).length;
+    input.closest(".filter").querySelector(".filter-count").textContent = asked.length ? `${shown} of ${maps.length} maps` : "";
   }));
 
   const zoom = document.getElementById("zoom");
