@@ -18,7 +18,7 @@ from wsss_probe.contracts import LayerInfo, Layout
 from wsss_probe.errors import ModelError
 from wsss_probe.evaluation import evaluating, one_of, split_call
 from wsss_probe.influence import mark_unreached
-from wsss_probe.layout import asked_layout, fits, infer_layout, maps_shape
+from wsss_probe.layout import NO_FIT, asked_layout, fits, infer_layout, maps_shape
 from wsss_probe.names import nearest
 from wsss_probe.outputs import named_tensors
 from wsss_probe.precision import as_input
@@ -122,7 +122,7 @@ class _Known:
 
     input_shape: tuple[int, ...]
     asked: Mapping[str, Layout]
-    grids: list[tuple[int, int]] = field(default_factory=list)
+    seen: list[tuple[int, int, int]] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
     def described(self, call: _Seen, blank: LayerInfo, side: int | None) -> LayerInfo:
@@ -137,8 +137,8 @@ class _Known:
             return replace(flat, layout="vector") if len(shape) == 1 else flat
         shape = maps_shape(layout, call.tensor.shape[1:])
         filled = shape[2] > 0
-        if filled and layout.kind != "tokens" and not reason:
-            self.grids.append((shape[1], shape[2]))
+        if filled and layout.kind != "tokens" and reason != NO_FIT:
+            self.seen.append(shape)
         return replace(
             blank,
             shape=shape,
@@ -160,7 +160,7 @@ class _Known:
                 self.used.add(key)
                 maps_shape(layout, tensor.shape[1:], blank.name)
                 return layout, ""
-        return infer_layout(tensor.shape, self.input_shape, self.grids, blank.type)
+        return infer_layout(tensor.shape, self.input_shape, self.seen, blank.type)
 
     def require_all_used(self, names: Iterable[str]) -> None:
         """Refuse a layout that is said about no layer: a misspelt name would pass unseen."""
@@ -234,9 +234,9 @@ def _chosen(layers: Sequence[LayerInfo], name: str) -> tuple[list[LayerInfo], st
 def _automatic(layers: Sequence[LayerInfo]) -> tuple[list[LayerInfo], str]:
     pooled = _pooled(layers)
     sizes: dict[tuple[int, ...], list[LayerInfo]] = defaultdict(list)
-    for layer in layers:
-        if _has_area(layer) and layer.name not in pooled and not _passes_on(layer):
-            sizes[layer.shape[1:]].append(layer)
+    able = [layer for layer in layers if _has_area(layer) and layer.name not in pooled]
+    for layer in [layer for layer in able if not _doubtful(layer)] or able:
+        sizes[layer.shape[1:]].append(layer)
     best = [_best(alike) for alike in sizes.values()]
     chosen = sorted((layer for layer in best if layer), key=lambda layer: layer.order)[-_MOST:]
     if not chosen:
@@ -279,17 +279,16 @@ def _inside(names: Iterable[str]) -> tuple[str, ...]:
 
 def _has_area(layer: LayerInfo) -> bool:
     maps = layer.layout == "maps" and not (layer.stride is not None and layer.stride < 1)
-    return maps and layer.shape[1] * layer.shape[2] > 1 and not _odd(layer)
+    return maps and layer.shape[1] * layer.shape[2] > 1 and not _passes_on(layer)
 
 
-def _odd(layer: LayerInfo) -> bool:
-    """Whether this only looks like maps: heads x tokens x tokens, say."""
-    rows, columns = sorted(layer.shape[1:])
-    return bool(layer.reason) and layer.reached and columns > 2 * rows
+def _doubtful(layer: LayerInfo) -> bool:
+    """Whether this may be no map of the image: heads x tokens x tokens, say."""
+    return layer.reason == NO_FIT
 
 
 def _passes_on(layer: LayerInfo) -> bool:
-    return layer.type == "Identity" or layer.type.startswith("Drop")
+    return layer.type == "Identity" or layer.type.startswith(("Drop", "Softmax"))
 
 
 def _pooled(layers: Iterable[LayerInfo]) -> set[str]:

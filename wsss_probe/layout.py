@@ -7,7 +7,8 @@ The rule, for an output of a batch of one image; the input has H rows and W colu
   else NCHW, with a reason. A grid fits if it is the input at one common stride, up to a border.
 * Three dimensions: tokens, if all but 0 to 5 of them fill the grid of earlier maps of the same pass
   (the patch embedding); where there are none, if they fill the input with square patches of whole
-  pixels. Where two readings are possible it is no map, with a reason.
+  pixels. Where two readings are possible, maps that were flattened among them, it is no map, with a
+  reason.
 * An output whose first dimension is not the image is no map.
 """
 
@@ -27,6 +28,7 @@ from wsss_probe.evaluation import split_call
 from wsss_probe.names import display
 
 __all__ = [
+    "NO_FIT",
     "asked_layout",
     "fits",
     "from_maps",
@@ -37,6 +39,9 @@ __all__ = [
     "prefix_tokens",
     "to_maps",
 ]
+
+NO_FIT = "its rows and columns do not fit the input's"
+"""Reason of what has four dimensions and may be no map of the image."""
 
 _MOST_PREFIX = 5
 _WORDED = re.compile(r"tokens:([1-9]\d{0,4})x([1-9]\d{0,4})(?:\+(\d{1,3}))?")
@@ -161,7 +166,7 @@ def from_maps(layout: Layout, maps: Tensor, prefix: Tensor | None = None) -> Ten
 def infer_layout(
     shape: Sequence[int],
     input_shape: Sequence[int],
-    grids: Iterable[tuple[int, int]] = (),
+    seen: Iterable[tuple[int, int, int]] = (),
     module: str = "",
 ) -> tuple[Layout | None, str]:
     """Tell the layout of an output from shapes, by the rule of this module.
@@ -171,8 +176,8 @@ def infer_layout(
     shape : sequence of int
         Of the whole output for one image, the image dimension first.
     input_shape : sequence of int, (channel, row, column)
-    grids : iterable of (int, int)
-        Row and column of maps that appeared earlier in the same pass.
+    seen : iterable of (int, int, int)
+        Channel, row and column of maps that appeared earlier in the same pass.
     module : str
         Class name of the module.
 
@@ -195,7 +200,7 @@ def infer_layout(
     if not all(shape):
         return (Layout(), "it is empty") if len(shape) == 4 else (None, "it is empty")
     if len(shape) == 3:
-        return _tokens((shape[1], shape[2]), (input_shape[-2], input_shape[-1]), grids)
+        return _tokens((shape[1], shape[2]), (input_shape[-2], input_shape[-1]), seen)
     if module.endswith("2d"):
         return Layout(), ""
     return _four(shape[1:], (input_shape[-2], input_shape[-1]))
@@ -207,7 +212,7 @@ def _four(shape: Sequence[int], size: tuple[int, int]) -> tuple[Layout, str]:
         return Layout(), "it could be NHWC as well, by its shape"
     if first:
         return Layout("NHWC"), ""
-    return Layout(), "" if last else "its rows and columns do not fit the input's"
+    return Layout(), "" if last else NO_FIT
 
 
 def _fits(grid: tuple[int, int], size: tuple[int, int]) -> bool:
@@ -223,20 +228,32 @@ def _fits(grid: tuple[int, int], size: tuple[int, int]) -> bool:
 
 
 def _tokens(
-    shape: tuple[int, int], size: tuple[int, int], grids: Iterable[tuple[int, int]]
+    shape: tuple[int, int], size: tuple[int, int], seen: Iterable[tuple[int, int, int]]
 ) -> tuple[Layout | None, str]:
     tokens, channels = shape
-    seen = [grid for grid in dict.fromkeys(grids) if math.prod(grid) > 1]
-    by_maps = [Layout("tokens", tokens - math.prod(g), g) for g in seen if _is_prefix(tokens - math.prod(g))]
-    found = by_maps if seen else _patches(tokens, size)
-    if found and channels in {math.prod(grid) for grid in seen}:
-        return None, f"its channels could stand first: {channels} cells are a grid of earlier maps, too"
-    if len(found) == 1:
-        return found[0], ""
-    if found:
+    maps = [known for known in dict.fromkeys(seen) if math.prod(known[1:]) > 1]
+    found = _earlier(tokens, maps) if maps else _patches(tokens, size)
+    if not found:
+        whose = "grid of earlier maps" if maps else "grid of square patches"
+        return None, f"no {whose} has {tokens} cells, with 0 to {_MOST_PREFIX} tokens before them"
+    if len(found) > 1:
         return None, f"its tokens could be {' or '.join(map(str, found))}: say which with --layouts"
-    whose = "grid of earlier maps" if seen else "grid of square patches"
-    return None, f"no {whose} has {tokens} cells, with 0 to {_MOST_PREFIX} tokens before them"
+    if _channels_first(tokens, channels, maps):
+        return None, f"{channels} are the cells of earlier maps: its channels may stand first; say --layouts"
+    return found[0], ""
+
+
+def _earlier(tokens: int, maps: Iterable[tuple[int, int, int]]) -> list[Layout]:
+    """List the readings as a grid of earlier maps with a few tokens before it."""
+    grids = dict.fromkeys((rows, columns) for _, rows, columns in maps)
+    prefixes = {grid: tokens - math.prod(grid) for grid in grids}
+    return [Layout("tokens", number, grid) for grid, number in prefixes.items() if _is_prefix(number)]
+
+
+def _channels_first(tokens: int, channels: int, maps: Iterable[tuple[int, int, int]]) -> bool:
+    """Whether these may be flattened maps, (channel, row * column)."""
+    same = [known[0] for known in maps if math.prod(known[1:]) == channels]
+    return bool(same) and (channels not in same or tokens in same)
 
 
 def _is_prefix(number: int) -> bool:
