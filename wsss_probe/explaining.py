@@ -22,7 +22,7 @@ from wsss_probe.targets import require_target, target_weights
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-__all__ = ["Asked", "explain", "input_layer", "layers_read", "map_grid"]
+__all__ = ["Asked", "explain", "explained_batch", "input_layer", "layers_read", "map_grid"]
 
 
 def input_layer(shape: Sequence[int]) -> LayerInfo:
