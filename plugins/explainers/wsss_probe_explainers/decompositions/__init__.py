@@ -1,0 +1,1 @@
+"""Maps by decomposition: what most of a layer's activation has in common, over its positions."""
