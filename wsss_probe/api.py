@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from wsss_probe.auditing import AuditOutcome, Progress, perform
 from wsss_probe.config import AuditOptions, resolve
+from wsss_probe.contracts import INPUT
 from wsss_probe.errors import UsageError
+from wsss_probe.explaining import input_layer
 from wsss_probe.host import PluginHost
 from wsss_probe.images import Sample, Source, TensorSource
 from wsss_probe.plan import same_plan
@@ -260,7 +262,8 @@ def _uncompressed(prepared: Prepared) -> int:
     """Bytes of all stored maps if nothing compressed: activations in half, relevance in full precision."""
     layers, plan = prepared.survey.layers, prepared.plan
     kept = sum(2 * math.prod(layers[name].shape) for name in plan.stored)
-    mapped = sum(4 * math.prod(layers[name].shape[1:]) for _, name in plan.relevance)
+    whole = {**layers, INPUT: input_layer(prepared.survey.input_shape)}
+    mapped = sum(4 * math.prod(whole[name].shape[1:]) for _, name in plan.relevance)
     return len(prepared.subject.source) * (kept + mapped * len(prepared.survey.targets))
 
 

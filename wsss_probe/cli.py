@@ -55,6 +55,9 @@ Targets = Annotated[
 Explain = Annotated[
     str | None, typer.Option(help="Explainers: names, patterns (grad*), default, all; comma-separated.")
 ]
+Layouts = Annotated[
+    str | None, typer.Option(help="Order of a layer's maps: 'blocks.11=tokens:14x14+1,layers.3=NHWC'.")
+]
 Preprocess = Annotated[
     str | None,
     typer.Option(help="imagenet, unit, cifar10, …, a TOML or JSON file, or 'size=96 mean=.7,.5,.7'."),
@@ -106,6 +109,7 @@ def audit(
     controls: Controls = None,
     only_plugins: OnlyPlugins = None,
     no_plugin: NoPlugin = None,
+    layouts: Layouts = None,
     model_arguments: ModelArguments = None,
     device: Device = None,
     batch_size: BatchSize = None,
@@ -137,6 +141,7 @@ def layers(
     images: Images = None,
     preprocess: Preprocess = None,
     model_arguments: ModelArguments = None,
+    layouts: Layouts = None,
     run_file: RunFile = None,
     only_plugins: OnlyPlugins = None,
     no_plugin: NoPlugin = None,

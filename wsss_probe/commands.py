@@ -117,7 +117,9 @@ def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) ->
     """Print the layers of a network and what each plugin accepts."""
     from wsss_probe.api import prepared_audit
     from wsss_probe.config import MaskOptions
-    from wsss_probe.matching import match_explainers
+    from wsss_probe.explaining import input_layer
+    from wsss_probe.influence import without_gradient
+    from wsss_probe.matching import Explained, match_explainers
 
     named = replace_options(options, layers=("auto",), controls="none")
     if not (named.images or named.manifest):
@@ -126,16 +128,21 @@ def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) ->
     else:
         subject = prepared_audit(named, host, trust_code=trust_code).subject
     running = [info for info in subject.layers if info.calls]
-    pairs = match_explainers(host, {}, running, subject.head).pairs
+    pathless = without_gradient(subject.working, subject.examples[:1], running)
+    by_name = {info.name: info for info in running}
+    size = input_layer(tuple(subject.examples.shape[1:]))
+    where = Explained(tuple(running), size, subject.head, by_name, pathless)
+    pairs = match_explainers(host, {}, ("all",), where).pairs
     table = Table(box=None, pad_edge=False)
-    for heading in ("layer", "type", "output", "stride", "field", "calls", "suits"):
+    for heading in ("layer", "type", "output", "layout", "stride", "field", "calls", "suits"):
         table.add_column(heading)
     for info in subject.layers:
         suits = [name for name, layer in pairs if layer == info.name]
         cells = (
             ("* " if info.name in subject.chosen.names else "  ") + info.name,
             info.type,
-            "×".join(map(str, info.shape)) or "never runs",
+            "×".join(map(str, info.shape)) or ("other" if info.calls else "never runs"),
+            str(info.native) if info.layout == "maps" else info.layout,
             f"{info.stride:g}" if info.stride else "",
             str(info.receptive_field or ""),
             str(info.calls),

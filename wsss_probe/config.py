@@ -37,6 +37,8 @@ class AuditOptions(BaseModel):
     ``multilabel`` says that each output is decided on its own (sigmoid); None leaves it to the
     network's card. ``note`` is what a reader must know about the data; the report shows it among the
     findings.
+    ``layouts`` says how layers order their maps where that cannot be inferred: ``NHWC``,
+    ``tokens:14x14+1``, by layer or pattern.
     ``explain`` names explainers, by patterns too; ``default`` are those that cost no pass of their
     own, ``all`` is every one. ``probes`` and ``explainers`` hold tables of options by name.
     """
@@ -49,6 +51,7 @@ class AuditOptions(BaseModel):
     images: str = ""
     manifest: str = ""
     layers: tuple[str, ...] = ("auto",)
+    layouts: dict[str, str] = Field(default_factory=dict)
     classes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ("predicted",)
     explain: tuple[str, ...] = ("default",)
@@ -120,6 +123,10 @@ def resolve(flags: Mapping[str, Any], run_file: Path | None = None) -> AuditOpti
     merged |= {key: value for key, value in flags.items() if value is not None}
     if isinstance(merged.get("classes"), str) and merged["classes"].endswith(".txt"):
         merged["classes"] = _names_in(Path(merged["classes"]))
+    if isinstance(merged.get("layouts"), str):
+        from wsss_probe.layout import parse_layouts
+
+        merged["layouts"] = parse_layouts(merged["layouts"])
     try:
         return AuditOptions(**_listed(merged))
     except ValidationError as error:

@@ -274,13 +274,15 @@ def _patches(tokens: int, size: tuple[int, int]) -> list[Layout]:
 # -- said by the user --------------------------------------------------------------------------
 
 
-def parse_layout(text: str) -> Layout:
+def parse_layout(text: str, layer: str = "") -> Layout:
     """Read a layout from words.
 
     Parameters
     ----------
     text : str
         ``NCHW``, ``NHWC``, or ``tokens:14x14+1``: rows, columns, and the tokens before them.
+    layer : str
+        Whose layout it is, for the message.
 
     Raises
     ------
@@ -296,7 +298,8 @@ def parse_layout(text: str) -> Layout:
         return Layout("NCHW" if said == "NCHW" else "NHWC")
     if match := _WORDED.fullmatch(said):
         return Layout("tokens", int(match[3] or 0), (int(match[1]), int(match[2])))
-    raise UsageError("layout cannot be read", found=display(text), wanted=_WANTED)
+    whose = f" of '{display(layer)}'" if layer else ""
+    raise UsageError(f"layout{whose} cannot be read", found=display(text), wanted=_WANTED)
 
 
 def parse_layouts(text: str) -> dict[str, str]:

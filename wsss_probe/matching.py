@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -112,11 +112,17 @@ class Explained:
     input : LayerInfo
         The network's input, described as a layer.
     head : Head
+    audited : mapping of str to LayerInfo
+        All audited layers, which an explainer may read.
+    without_gradient : mapping of str to str
+        Why no logit has a gradient there, by layer.
     """
 
     layers: tuple[LayerInfo, ...]
     input: LayerInfo
     head: Head
+    audited: Mapping[str, LayerInfo] = field(default_factory=dict)
+    without_gradient: Mapping[str, str] = field(default_factory=dict)
 
 
 def match_explainers(
@@ -153,13 +159,21 @@ def match_explainers(
             with host.guarded("accepts", item) as guard:
                 if not guard.enabled:
                     continue
-                reason = item.item.accepts(layer, where.head)
+                reason = item.item.accepts(layer, where.head) or _no_gradient(item.item, layer, where)
                 if reason:
                     refused.append((item.item.name, layer.name, str(reason)))
                 else:
                     pairs.append((item.item.name, layer.name))
     used = {name for name, _ in pairs}
     return Explaining(tuple(o for o in items if o.item.name in used), tuple(pairs), tuple(refused))
+
+
+def _no_gradient(explainer: Explainer, layer: LayerInfo, where: Explained) -> str:
+    """Why a layer that it reads has no gradient; empty if all have one, or it reads none."""
+    if not (explainer.gradients and where.without_gradient):
+        return ""
+    lacking = [name for name in explainer.reads(layer.name, where.audited) if name in where.without_gradient]
+    return "; ".join(f"{name}: {where.without_gradient[name]}" for name in lacking)
 
 
 def _asked_for(offered: Sequence[Offered[Explainer]], asked: Sequence[str]) -> set[str]:
@@ -183,7 +197,13 @@ def _asked_for(offered: Sequence[Offered[Explainer]], asked: Sequence[str]) -> s
 # -- probes ------------------------------------------------------------------------------------
 
 
-def match_probes(host: PluginHost, options: Options, survey: Survey, labels: np.ndarray) -> Probing:
+def match_probes(
+    host: PluginHost,
+    options: Options,
+    survey: Survey,
+    labels: np.ndarray,
+    without_gradient: Mapping[str, str] | None = None,
+) -> Probing:
     """Find the probes that can run here, and order them.
 
     Parameters
@@ -193,6 +213,8 @@ def match_probes(host: PluginHost, options: Options, survey: Survey, labels: np.
         Of the run file, by probe.
     survey : Survey
     labels : ndarray of bool, (image, class)
+    without_gradient : mapping of str to str, optional
+        Why no logit has a gradient there, by layer.
 
     Returns
     -------
@@ -215,7 +237,10 @@ def match_probes(host: PluginHost, options: Options, survey: Survey, labels: np.
         with host.guarded("needs", item):
             needs[item.item.name] = _asked(item.item, survey)
     asking = [item for item in copies if item.item.name in needs]
-    kept, findings = _suiting(asking, needs, survey, labels)
+    blocked = {name: _blocked(asked, without_gradient or {}) for name, asked in needs.items()}
+    kept, findings = _suiting(
+        asking, lambda name, running: blocked[name] or _unmet(needs[name], survey, labels, running)
+    )
     return Probing(tuple(kept), _staged(kept, needs), needs, tuple(findings))
 
 
@@ -251,19 +276,24 @@ def _asked(probe: Probe, survey: Survey) -> Needs:
 
 
 def _suiting(
-    probes: Sequence[Offered[Probe]], needs: Mapping[str, Needs], survey: Survey, labels: np.ndarray
+    probes: Sequence[Offered[Probe]], why_not: Callable[[str, set[str]], str]
 ) -> tuple[list[Offered[Probe]], list[tuple[str, Finding]]]:
     """Probes that can run on these data; one that reads a skipped one is skipped too."""
     kept = list(probes)
     findings: list[tuple[str, Finding]] = []
     while True:
         names = {item.item.name for item in kept}
-        reasons = {name: _unmet(needs[name], survey, labels, names) for name in names}
+        reasons = {name: why_not(name, names) for name in names}
         if not any(reasons.values()):
             return kept, findings
         out = [item for item in kept if reasons[item.item.name]]
         findings += [(item.plugin, _skipped(item.item.name, reasons[item.item.name])) for item in out]
         kept = [item for item in kept if not reasons[item.item.name]]
+
+
+def _blocked(needs: Needs, without_gradient: Mapping[str, str]) -> str:
+    lacking = sorted({layer for layer, _ in needs.gradients if layer in without_gradient})
+    return f"it reads the gradient at {lacking[0]}: {without_gradient[lacking[0]]}" if lacking else ""
 
 
 def _unmet(needs: Needs, survey: Survey, labels: np.ndarray, running: set[str]) -> str:

@@ -21,6 +21,7 @@ from wsss_probe.report import Document, dumps, loads, write
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wsss_probe.contracts import LayerInfo
     from wsss_probe.made import Made
     from wsss_probe.preparation import Prepared
     from wsss_probe.run import AuditedRun
@@ -117,13 +118,14 @@ def _subject(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any], mad
     frame = pd.DataFrame(facts, columns=["what", "value"])
     layers = pd.DataFrame(
         [
-            (i.name, i.type, "×".join(map(str, i.shape)), i.stride, i.receptive_field)
+            (i.name, i.type, "×".join(map(str, i.shape)), _layout(i), i.stride, i.receptive_field)
             for i in run.survey.layers.values()
         ],
         columns=[
             "layer",
             "type",
             "channels × rows × columns",
+            "layout",
             "input pixels per cell",
             "receptive field (px)",
         ],
@@ -139,12 +141,19 @@ def _subject(prepared: Prepared, run: AuditedRun, record: Mapping[str, Any], mad
     return Section("verdict", "What was audited", tuple(blocks))
 
 
+def _layout(info: LayerInfo) -> str:
+    """How the network orders the maps, and what there is to say about it."""
+    own = str(info.native) if info.layout == "maps" else info.layout
+    return f"{own} ({info.reason})" if info.reason else own
+
+
 def _model_facts(run: AuditedRun, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     model = record["model"]
     head = run.survey.head
     classes = run.survey.classes
     yield "network", display(str(model["name"]))
     yield "weights", display(str(model.get("weights", "") or "as handed over"))
+    yield "precision", f"{model.get('precision', '')}; maps and logits are kept in float32"
     yield "SHA-256 of the tensors", str(model.get("tensor_digest", ""))
     shown = ", ".join(display(name) for name in classes[:_SHOWN_CLASSES])
     yield "classes", f"{len(classes)}: {shown}{' …' if len(classes) > _SHOWN_CLASSES else ''}"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,8 @@ class Plan:
         Layers whose maps are kept.
     execution : Execution
     libraries : mapping of str to str
+    layouts : mapping of str to str
+        Of audited layers whose maps the network does not order as NCHW.
     """
 
     model: Mapping[str, Any]
@@ -87,6 +89,7 @@ class Plan:
     stored: tuple[str, ...]
     execution: Execution
     libraries: Mapping[str, str]
+    layouts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -16,25 +16,38 @@ import torch
 from torch import Tensor, nn
 
 from wsss_probe.contents import Contents, digest_contents
-from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey, Target, Verdict
+from wsss_probe.contracts import (
+    Explainer,
+    Finding,
+    Head,
+    LayerInfo,
+    Layout,
+    Needs,
+    Probe,
+    Survey,
+    Target,
+    Verdict,
+)
 from wsss_probe.controls import parse_controls
-from wsss_probe.errors import ModelError, NothingToDoError, ProbeError, UsageError
+from wsss_probe.errors import ModelError, NothingToDoError, UsageError
 from wsss_probe.explaining import input_layer
 from wsss_probe.findings import HOST
+from wsss_probe.first_pass import first_logits, require_images
 from wsss_probe.head import find_head
 from wsss_probe.images import ManifestSource, Source
+from wsss_probe.influence import without_gradient
 from wsss_probe.layers import Chosen, choose_layers, describe_layers
+from wsss_probe.layout import parse_layout
 from wsss_probe.manifest import Manifest, discover, read_manifest
 from wsss_probe.masks import MaskSpec
 from wsss_probe.matching import Explained, Explaining, Probing, match_explainers, match_probes
 from wsss_probe.model import AuditedModel, ModelRequest, load_model
 from wsss_probe.names import display
 from wsss_probe.plan import Execution, Plan, library_versions
+from wsss_probe.precision import precision_name
 from wsss_probe.preprocessing import Preprocessing
 from wsss_probe.survey import working_copy
-from wsss_probe.taps import run_pass
 from wsss_probe.targets import parse_target
-from wsss_probe.weights_file import first_line
 
 if TYPE_CHECKING:
     from wsss_probe.config import AuditOptions
@@ -231,33 +244,18 @@ def find_subject(
     else:
         manifest = _memory_manifest(source)
     examples = _readable(source, _HEAD_IMAGES)
+    require_images(model.module, model.name)
     working = working_copy(model.module, _execution(options))
     examples = examples.to(options.device)
-    logits = _logits(working, examples, model.name)
+    logits = first_logits(working, examples, model.name)
     classes = _class_names(model, options, int(logits.shape[1]))
     finite = torch.isfinite(logits).all(dim=1)
     examples = examples[finite] if bool(finite.any()) else examples
-    layers = describe_layers(working, examples[:1])
+    layouts = {name: parse_layout(text, name) for name, text in options.layouts.items()}
+    layers = describe_layers(working, examples[:1], layouts)
     chosen = choose_layers(layers, options.layers)
     head = find_head(working, examples, layers)
     return Subject(model, working, manifest, source, examples, layers, chosen, head, classes)
-
-
-def _logits(module: nn.Module, examples: Tensor, name: str) -> Tensor:
-    """Run the examples; a network that cannot take such images says so before anything is written."""
-    try:
-        logits = run_pass(module, examples, ()).logits
-    except ProbeError:
-        raise
-    except Exception as error:
-        msg = f"'{display(name)}' fails on images of shape {'x'.join(map(str, examples.shape[1:]))}"
-        raise ModelError(
-            msg,
-            found=f"{type(error).__name__}: {first_line(error)}",
-            remedy="check the size and channels in --preprocess",
-        ) from error
-    assert logits is not None  # noqa: S101  # asked for by default
-    return logits
 
 
 def load_network(
@@ -390,14 +388,17 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         images=len(subject.source),
     )
     labels, labelled = _known_labels(subject.manifest, subject.classes)
+    pathless = without_gradient(subject.working, subject.examples[:1], list(audited.values()))
     where = Explained(
         tuple(audited[name] for name in _relevance_layers(options, subject.chosen)),
         input_layer(survey.input_shape),
         subject.head,
+        audited,
+        pathless,
     )
     explaining = match_explainers(host, options.explainers, options.explain, where)
     survey = replace(survey, relevance=explaining.pairs)
-    probing = match_probes(host, options.probes, survey, labels)
+    probing = match_probes(host, options.probes, survey, labels, pathless)
     contents = digest_contents(subject.source, subject.examples)
     return Prepared(
         options,
@@ -410,7 +411,7 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         probing.stages,
         probing.needs,
         explaining.refused,
-        (*_label_findings(subject, labelled), *probing.findings),
+        (*_label_findings(subject, labelled), *_pathless_findings(pathless), *probing.findings),
         _plan(options, subject, survey, (explaining, probing, contents)),
         contents.images,
     )
@@ -465,6 +466,14 @@ def _label_findings(subject: Subject, labelled: np.ndarray) -> list[tuple[str, F
     ]
 
 
+def _pathless_findings(reasons: Mapping[str, str]) -> list[tuple[str, Finding]]:
+    """Name audited layers where maps by gradients would be empty."""
+    return [
+        (HOST, Finding(f"no-gradient/{layer}", "notice", f"Nothing reads gradients at {layer}: {why}."))
+        for layer, why in reasons.items()
+    ]
+
+
 def _relevance_layers(options: AuditOptions, chosen: Chosen) -> tuple[str, ...]:
     """Layers named by the user, or the deepest of an automatic choice: backward ends there."""
     return chosen.names[-1:] if tuple(options.layers) == ("auto",) else chosen.names
@@ -488,7 +497,12 @@ def _plan(
     preprocessing = subject.model.preprocessing
     explaining, probing, contents = matched
     return Plan(
-        model={"name": subject.model.name, "classes": list(survey.classes), **dict(subject.model.provenance)},
+        model={
+            "name": subject.model.name,
+            "classes": list(survey.classes),
+            "precision": precision_name(subject.working),
+            **dict(subject.model.provenance),
+        },
         data=_data(subject, contents),
         preprocessing=preprocessing.to_dict() if preprocessing else {},
         layers=tuple(survey.layers),
@@ -503,6 +517,7 @@ def _plan(
         stored=stored,
         execution=_execution(options),
         libraries=library_versions(),
+        layouts={name: str(i.native) for name, i in survey.layers.items() if i.native != Layout()},
     )
 
 

@@ -102,8 +102,8 @@ def parse_target(text: str, classes: Sequence[str]) -> tuple[Target, ...]:
     Parameters
     ----------
     text : str
-        ``predicted``, ``label``, ``all`` (every class), a class name, or a contrast of any two:
-        ``tumour vs normal``, ``predicted vs next``.
+        ``predicted``, ``label``, ``all`` (every class), a class name, or its number from 0 if no
+        class is called so, or a contrast of any two: ``tumour vs normal``, ``predicted vs next``.
     classes : sequence of str
 
     Returns
@@ -133,11 +133,13 @@ def _simple(text: str, classes: Sequence[str]) -> str | int:
         return text
     if text in classes:
         return list(classes).index(text)
-    near = nearest(text, classes)
+    if text.isdecimal() and int(text) < len(classes):
+        return int(text)
+    near = "" if text.isdecimal() else nearest(text, classes)
     raise ModelError(
         "target is no class of the network",
         found=text,
-        wanted="predicted, label, all, a class, or two of them: 'a vs b'",
+        wanted=f"predicted, label, all, a class, 0 to {len(classes) - 1}, or two of them: 'a vs b'",
         remedy=f"'{near}'?" if near else None,
     )
 
