@@ -11,6 +11,7 @@ from wsss_probe_explainers.pixels.gradients import (
 )
 from wsss_probe_explainers.pixels.guided import GuidedGradCAMMap
 from wsss_probe_explainers.pixels.occlusions import FeatureAblationMap, OcclusionMap
+from wsss_probe_explainers.pixels.scores import Score, scored
 
 __all__ = [
     "PIXEL_EXPLAINERS",
@@ -21,7 +22,9 @@ __all__ = [
     "IntegratedGradientsMap",
     "OcclusionMap",
     "SaliencyMap",
+    "Score",
     "SmoothGradMap",
+    "scored",
 ]
 
 PIXEL_EXPLAINERS = (

@@ -92,8 +92,8 @@ SMOOTHGRAD_CARD = DefinitionCard(
     ),
     bibtex=(
         "@article{smilkov2017smoothgrad, title={SmoothGrad: removing noise by adding noise}, "
-        "author={Smilkov, Daniel and Thorat, Nikhil and Kim, Been and Vi{\\'e}gas, Fernanda and Wattenberg, Martin}, "
-        "journal={arXiv preprint arXiv:1706.03825}, year={2017}}"
+        "author={Smilkov, Daniel and Thorat, Nikhil and Kim, Been and Vi{\\'e}gas, Fernanda and "
+        "Wattenberg, Martin}, journal={arXiv preprint arXiv:1706.03825}, year={2017}}"
     ),
 )
 
