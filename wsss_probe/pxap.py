@@ -168,7 +168,7 @@ def score_histogram(
     maps = maps.reshape(-1, *maps.shape[-2:])
     if inside.shape[-2:] != maps.shape[-2:] or inside.ndim not in {2, 3}:
         raise ValueError(f"truth has the shape {inside.shape} and scores {tuple(scores.shape)}")
-    edges = np.arange(bins + 1) * (1 / bins)
+    edges = np.asarray(np.arange(bins + 1) * (1 / bins), dtype=np.float64)
     sides = [np.broadcast_to(side, maps.shape) for side in (inside, outside)]
     positive, negative = (
         np.array([_counted(plane[of], edges) for plane, of in zip(maps, side, strict=True)]) for side in sides
