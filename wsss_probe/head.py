@@ -7,6 +7,7 @@ never assumed from names or types: the equation is checked on real images.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_probe.contracts import Head, LayerInfo
+from wsss_probe.precision import HALF, floating_dtype
 from wsss_probe.taps import PassOptions, run_pass
 
 __all__ = ["find_head"]
@@ -42,8 +44,11 @@ def find_head(module: nn.Module, images: Tensor, layers: Sequence[LayerInfo]) ->
     Head
         ``linear`` if ``weight @ GAP(maps of layer) + bias`` equals the logits, both in float64, to
         1e-5 of the largest absolute logit, for the deepest maps where it does; else ``reason``
-        says why not.
+        says why not. A network in half precision is proved on a copy in float32, since its own
+        rounding hides the equation.
     """
+    if floating_dtype(module) in HALF:
+        module = copy.deepcopy(module).float()
     logits = run_pass(module, images, ()).logits
     if logits is None or not bool(torch.isfinite(logits).all()) or not bool(logits.any()):
         return Head(False, reason="the logits of the given images are zero or not finite")
