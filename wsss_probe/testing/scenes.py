@@ -222,9 +222,18 @@ def take(batch: Batch, indices: Sequence[int]) -> Batch:
     Returns
     -------
     Batch
-        Its ``resume`` is that of the whole batch and is of no use.
+        Its ``resume`` runs the whole batch, with the other images as they are.
     """
     chosen = list(indices)
+
+    def resumed(layer: str, maps: Tensor) -> Tensor:
+        copies = len(maps) // len(chosen)
+        whole = batch.activations[layer].to(maps.dtype).repeat(copies, *[1] * (maps.ndim - 1))
+        whole = whole.view(copies, len(batch.indices), *maps.shape[1:])
+        whole[:, chosen] = maps.view(copies, len(chosen), *maps.shape[1:])
+        logits = batch.resume(layer, whole.flatten(0, 1))
+        return logits.view(copies, len(batch.indices), -1)[:, chosen].flatten(0, 1)
+
     return replace(
         batch,
         indices=batch.indices[chosen],
@@ -237,6 +246,7 @@ def take(batch: Batch, indices: Sequence[int]) -> Batch:
         gradients={key: maps[chosen] for key, maps in batch.gradients.items()},
         targets={key: weights[chosen] for key, weights in batch.targets.items()},
         relevance={key: maps[chosen] for key, maps in batch.relevance.items()},
+        resume=resumed,
     )
 
 
