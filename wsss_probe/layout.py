@@ -4,7 +4,8 @@ The rule, for an output of a batch of one image; the input has H rows and W colu
 
 * A module of torch's whose name ends in ``2d`` puts out NCHW.
 * Four dimensions: NCHW if (row, column) fits the input; NHWC if it does not, and the first two do;
-  else NCHW, with a reason. A grid fits if it is the input at one common stride, up to a border.
+  else NCHW, with a reason. A grid fits if it is the input at one common stride, but for a border of
+  at most half its shorter side.
 * Three dimensions: tokens, if all but 0 to 5 of them fill the grid of earlier maps of the same pass
   (the patch embedding); where there are none, if they fill the input with square patches of whole
   pixels. Where two readings are possible, maps that were flattened among them, it is no map, with a
@@ -222,7 +223,7 @@ def _fits(grid: tuple[int, int], size: tuple[int, int]) -> bool:
         return rows <= height
     for stride in range(1, max(height, width) + 1):
         lost = height - stride * rows, width - stride * columns
-        if abs(lost[0] - lost[1]) < stride and min(lost) >= -stride:
+        if abs(lost[0] - lost[1]) < stride and -stride <= min(lost) and max(lost) <= min(size) // 2:
             return True
     return False
 
