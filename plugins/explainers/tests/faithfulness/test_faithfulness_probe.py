@@ -269,13 +269,16 @@ def test_a_network_that_answers_the_same_to_everything_allows_no_verdict():
     assert np.isnan(conclusion.summary["mean"].sel(measure="infidelity")).all()
 
 
-def test_a_faint_corner_is_where_the_truth_stops_to_win():
-    """Without red in the corner nothing there counts, and the quarter is not called better."""
-    scene = looking_at_a_corner(strength=0.0)
+def test_a_truth_that_drowns_in_noise_stops_to_win():
+    """Plain in the map the quarter beats every baseline, a twentieth of the noise it does not."""
+    plain = Made("plain", lambda *a: corner(*a) + scattered(*a))
+    faint = Made("faint", lambda *a: 0.05 * corner(*a) + scattered(*a))
 
-    conclusion, _, _ = judged_scene(scene, Made("truth", corner))
+    conclusion, _, _ = judged_scene(looking_at_a_corner(), plain, faint)
 
-    assert not [finding for finding in conclusion.findings if finding.verdict == "ok"]
+    found = conclusion.summary["verdict"]
+    assert found.sel(explainer="plain, features") == "better"
+    assert found.sel(explainer="faint, features") != "better"
 
 
 def test_nine_groups_and_an_untestable_classifier_are_never_ok():
