@@ -135,7 +135,7 @@ def second_order(reached: Several | None, run: Run) -> tuple[Finding, ...]:
     clear = one.low > 0
     above = bool(reached.controls) and one.low > max(reached.controls)
     verdict = clear and above and one.groups >= FEW_GROUPS and not run.not_testable
-    words = "more" if clear else "fewer" if one.high < 0 else "not clearly more or fewer"
+    words = "more" if clear else "fewer" if one.high < 0 else "neither clearly more nor clearly fewer"
     parts = [
         f"In images with two objects or more ({one.n} images, {one.groups} groups) Grad-CAM++ at "
         f"{reached.layer} reaches {words} of them than Grad-CAM: {reached.means[1]:.3f} against "

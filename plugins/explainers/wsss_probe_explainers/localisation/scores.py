@@ -23,8 +23,8 @@ Plane = NDArray[np.float32]
 CUTS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 """Thresholds at which boxes are drawn; the papers take a hundred, each costs a search for parts."""
 
-MOST_BOXES = 10
-"""Images with more objects get no boxes: the measure is about images of few things."""
+MOST_BOXES = 3
+"""Images with more objects get no boxes: the measure is about images of few things, and costs the most."""
 
 
 @final
