@@ -60,7 +60,7 @@ def every_text(text: str) -> Document:
     """A document in which each text field of each contract holds ``text``; Markdown is left out."""
     pixels = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
     overlay = np.linspace(-1, 1, 12).reshape(4, 3)
-    picture = Picture(pixels, text, overlay, overlay > 0)
+    picture = Picture(pixels, text, overlay, overlay > 0, text, (-1.0, 2.0))
     # Objects: text that is not UTF-8 fits no other column once pandas keeps text through pyarrow
     frame = pd.DataFrame({0: pd.Series([text, "b"], dtype=object), 1: [1.5, np.nan]})
     frame.columns = pd.Index([text, "value"], dtype=object)

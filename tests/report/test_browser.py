@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wsss_probe.contracts import Figure, Gallery, Picture, Section, Table, Text
+from wsss_probe.contracts import DefinitionCard, Figure, Gallery, Picture, Section, Table, Text
 from wsss_probe.report import Document, figures, write
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -385,6 +385,213 @@ def test_without_scripts_all_rows_are_open(passport_file: Path, visit: Callable[
     assert page.locator("#table-1 .filter-input").is_hidden()
     page.locator("#table-1 .legend summary").click()
     assert page.locator("#table-1 .legend dd").first.is_visible()
+
+
+def many_maps() -> Document:
+    """A gallery as an audit with many explainers has it: maps on two grids, scores, one common scale."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+    def row(at: int) -> tuple[Picture, ...]:
+        maps = [rng.random((4, 4)) * (at + 1) / 6 - 0.1 * (number % 2) for number in range(20)]
+        names = [f"method{number}, layer{1 + number % 2}" for number in range(20)]
+        shown = zip(names, maps, strict=True)
+        return (
+            Picture(pixels, "original", outline=np.eye(8, dtype=bool)),
+            *(Picture(pixels, name, each, note="Dice 0.61", common=(-0.1, 1.0)) for name, each in shown),
+        )
+
+    gallery = Gallery(tuple((f"image {at}", row(at)) for at in range(6)), "many maps")
+    return Document("Audit", "sub", (), (Section("where", "S", (gallery,)),))
+
+
+@pytest.fixture
+def crowded(tmp_path: Path, visit: Callable[..., Visit]) -> Iterator[Any]:
+    """The gallery of many maps, opened afresh."""
+    path = tmp_path / "report.html"
+    write(many_maps(), path)
+    opened = visit(path, viewport={"width": 1300, "height": 900})
+    yield opened.page
+    assert opened.said == []
+
+
+def test_one_scale_for_all_maps_of_an_explainer(crowded: Any) -> None:
+    """The switch, by keyboard, puts the common picture and its range in the place of the map's own."""
+    first = crowded.locator("#gallery-1 .picture").nth(1)
+    own, common = first.locator(".layer-own"), first.locator(".layer-common")
+    assert (own.is_visible(), common.is_visible()) == (True, False)
+    assert first.locator(".extent-common").is_hidden()
+    crowded.get_by_label("Common scale").focus()
+    crowded.keyboard.press("Space")
+    assert (own.is_visible(), common.is_visible()) == (False, True)
+    assert first.locator(".extent:visible").inner_text() == "±1.00"
+    crowded.get_by_label("Maps", exact=True).uncheck()
+    assert (own.is_visible(), common.is_visible()) == (False, False)
+
+
+def test_maps_are_smoothed_on_request_only(crowded: Any) -> None:
+    """Cells are drawn as cells until the reader asks for interpolation; the slider works by keyboard."""
+    layer = crowded.locator("#gallery-1 .layer-overlay").first
+    drawn = "(e) => [getComputedStyle(e).imageRendering, getComputedStyle(e).opacity]"
+    assert layer.evaluate(drawn) == ["pixelated", "0.75"]
+    crowded.get_by_label("Smooth").check()
+    crowded.get_by_label("Opacity").focus()
+    crowded.keyboard.press("ArrowLeft")
+    assert layer.evaluate(drawn) == ["auto", "0.7"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [("", 120), ("layer1", 60), ("Method19", 6), ("method1 LAYER2", 36), ("method2,, method3", 12), ("x", 0)],
+)
+def test_maps_are_picked_by_name(crowded: Any, asked: str, shown: int) -> None:
+    """Words of a part must all be in the name, parts between commas are alternatives; originals stay."""
+    crowded.locator("#gallery-1 details").evaluate("(e) => { e.open = true; }")
+    crowded.get_by_label("Show maps named").fill(asked)
+    assert crowded.locator("#gallery-1 .picture:visible").count() == 6 + shown
+    said = crowded.locator("#gallery-1 [role=status]").inner_text()
+    assert said == (f"{shown} of 120 maps" if asked else "")
+
+
+def test_many_maps_wrap_and_the_later_images_fold(crowded: Any) -> None:
+    """Twenty maps stand in several lines without sideways scrolling; two images are open, four wait."""
+    assert crowded.evaluate("document.documentElement.scrollWidth") == 1300
+    assert crowded.locator("#gallery-1 .row:visible").count() == 2
+    assert crowded.locator("#gallery-1 summary").inner_text() == "4 more rows"
+    tops = "[...document.querySelectorAll('#gallery-1 .row:first-of-type .picture')].map((e) => e.offsetTop)"
+    assert len(set(crowded.evaluate(tops))) == 3
+
+
+def test_scores_stand_under_the_map(crowded: Any) -> None:
+    """The note is a line of its own between the map's name and its range."""
+    label = crowded.locator("#gallery-1 .picture-label").nth(1)
+    assert label.inner_text().splitlines()[:2] == ["method0, layer1", "Dice 0.61"]
+
+
+def chapters() -> Document:
+    """Five sections of one question, three of another, and six definition cards."""
+    rng = np.random.default_rng(0)
+
+    def section(question: Any, number: int) -> Section:
+        figure = Figure(figures.scatter(rng.random(9), rng.random(9), axes=("x", "y")), f"plot {number}")
+        frame = pd.DataFrame({"a": [1]})
+        return Section(
+            question, f"Part {number}", (Text("said"), figure, Table(frame, "t"), Table(frame, "u"))
+        )
+
+    sections = [section("channels", number) for number in range(5)] + [
+        section("chance", 5 + n) for n in range(3)
+    ]
+    cards = tuple(("p", DefinitionCard(f"Card {number}", "a = b", "Nobody")) for number in range(6))
+    return Document("Audit", "sub", (), tuple(sections), cards)
+
+
+@pytest.fixture(scope="module")
+def folded_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chapters as a file."""
+    path = tmp_path_factory.mktemp("folded") / "report.html"
+    write(chapters(), path)
+    return path
+
+
+@pytest.fixture
+def folded(folded_file: Path, visit: Callable[..., Visit]) -> Iterator[Any]:
+    """The chapters' page, opened afresh."""
+    opened = visit(folded_file, viewport={"width": 1300, "height": 900})
+    yield opened.page
+    assert opened.said == []
+
+
+def until(page: Any, expression: str) -> None:
+    """Wait for what the page does after the click; the policy forbids what playwright would do."""
+    for _ in range(500):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(expression)
+
+
+OPEN = "[...document.querySelectorAll('#channels details.fold')].map((e) => Number(e.open)).join('')"
+
+
+def test_sections_of_a_long_chapter_fold(folded: Any) -> None:
+    """Of five sections the first is open; every heading is seen, with what waits below it; three do not."""
+    assert folded.evaluate(OPEN) == "10000"
+    assert folded.locator("#channels h3:visible").count() == 5
+    assert folded.locator("#channels .fold-holds").nth(1).inner_text() == "1 figure, 2 tables"
+    assert folded.locator("#chance details.fold").count() == 0
+    assert folded.locator("#chance .plot:visible").count() == 3
+
+
+def test_the_contents_open_what_they_lead_to(folded: Any) -> None:
+    """A link of the contents unfolds its section and brings it into sight."""
+    folded.locator(".contents a[href='#section-4']").click()
+    assert folded.evaluate(OPEN) == "10010"
+    until(folded, "Math.abs(document.querySelector('#section-4').getBoundingClientRect().top) < 200")
+
+
+@pytest.mark.parametrize("place", ["section-3", "section-3-title", "figure-3", "table-5"])
+def test_an_address_with_a_place_opens_it(folded_file: Path, visit: Callable[..., Visit], place: str) -> None:
+    """A link to a folded section, or to anything in it, opens the page unfolded there."""
+    opened = visit(folded_file)
+    opened.page.goto("about:blank")
+    opened.page.goto(f"{folded_file.as_uri()}#{place}")
+    assert opened.page.evaluate(OPEN) == "10100"
+    assert opened.page.locator(f"#{place}").is_visible()
+
+
+def test_all_sections_of_a_chapter_open_and_fold_at_once(folded: Any) -> None:
+    """The button says what it will do, for which chapter, and does it."""
+    button = folded.locator("[data-fold=channels]")
+    assert button.get_attribute("aria-label") == "Open all: Which channels?"
+    button.focus()
+    folded.keyboard.press("Enter")
+    folded.get_by_role("button", name="Fold all: Which channels?").wait_for()
+    assert folded.evaluate(OPEN) == "11111"
+    button.click()
+    assert folded.evaluate(OPEN) == "00000"
+    folded.get_by_role("button", name="Open all: Which channels?").wait_for()
+
+
+def test_a_plot_unfolds_at_its_full_width(folded: Any) -> None:
+    """A plot that was folded away is as wide as one that was not, also after the window has changed."""
+    width = "(plot) => plot.querySelector('.main-svg').getBoundingClientRect().width"
+    folded.set_viewport_size({"width": 1100, "height": 900})
+    folded.locator("#section-2 summary").click()
+    until(
+        folded,
+        "document.querySelector('#figure-2 .main-svg').getBoundingClientRect().width"
+        " === document.querySelector('#figure-1 .main-svg').getBoundingClientRect().width",
+    )
+    assert folded.locator("#figure-2 .plot").evaluate(width) > 400
+
+
+def test_printing_unfolds_everything(folded: Any) -> None:
+    """While it prints every section and card is open; afterwards they are as they were."""
+    folded.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert folded.locator("details:not([open])").count() == 0
+    folded.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert folded.evaluate(OPEN) == "10000"
+
+
+def test_paper_shows_folded_sections_without_scripts(folded_file: Path, visit: Callable[..., Visit]) -> None:
+    """With scripts off paper shows what is folded on the screen, and a click unfolds it there."""
+    page = visit(folded_file, java_script_enabled=False).page
+    height = "document.querySelector('#section-2').offsetHeight"
+    before = page.evaluate(height)
+    page.emulate_media(media="print")
+    assert page.evaluate(height) > before + 200
+    page.emulate_media(media="screen")
+    page.locator("#section-2 summary").click()
+    assert page.locator("#table-3").is_visible()
+
+
+def test_many_cards_fold(folded: Any, report: Path) -> None:
+    """Six definitions stand as six lines that open; the reader sees every name."""
+    assert folded.locator("#methods .card[open]").count() == 0
+    assert folded.locator("#methods h4:visible").count() == 6
+    folded.locator("#methods .card summary").nth(2).click()
+    assert folded.locator("#methods .formula:visible").count() == 1
 
 
 def with_all(build: Callable[[str], Document], payloads: dict[str, str]) -> Document:

@@ -7,17 +7,28 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from plotly import colors as plotly_colors
 
 from wsss_probe.contracts import Picture
 from wsss_probe.report.colors import css_gradient, paint
-from wsss_probe.report.pictures import LONGEST_SIDE, Album, contour, encode_picture, shrink
+from wsss_probe.report.pictures import (
+    LONGEST_MAP,
+    LONGEST_SIDE,
+    Album,
+    coarse,
+    contour,
+    encode_picture,
+    shrink,
+)
 
 
 def decoded(uri: str) -> np.ndarray:
     """The pixels behind a data URI."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+    image = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    return np.asarray(image.convert("RGBA") if image.mode == "P" else image)
 
 
 def slow_border(mask: np.ndarray, depth: int) -> np.ndarray:
@@ -156,3 +167,92 @@ def test_shrinking_makes_photographs_smaller_and_leaves_maps() -> None:
     assert len(small) < len(album.uris[photograph])
     assert decoded(small).shape == (32, 32, 3)
     assert shrink(album.uris[drawn], 32, 50) == album.uris[drawn]
+
+
+def test_fine_maps_are_averaged_over_areas() -> None:
+    """A map as fine as the input is drawn as means over the cells below each coarse one."""
+    values = np.random.default_rng(0).normal(size=(222, 336))
+    drawn = coarse(values)
+    cells = [[values[3 * r : 3 * r + 3, 3 * c : 3 * c + 3] for c in range(112)] for r in range(74)]
+    wanted = [[cell.mean() for cell in row] for row in cells]
+    np.testing.assert_allclose(drawn, wanted, atol=1e-6)
+
+
+@given(st.integers(1, 300), st.integers(113, 300))
+def test_fine_maps_keep_their_proportions_and_their_range(rows: int, columns: int) -> None:
+    """Whatever the sides, the longer becomes 112, and a ramp stays a ramp within its values."""
+    ramp = np.tile(np.arange(columns, dtype=float), (rows, 1))
+    drawn = coarse(ramp)
+    assert max(drawn.shape) == LONGEST_MAP
+    assert abs(drawn.shape[0] - max(1, rows * LONGEST_MAP / max(rows, columns))) <= 0.5
+    assert drawn.min() >= 0
+    assert drawn.max() <= columns - 1
+    assert (np.diff(drawn, axis=1) > 0).all()
+    assert (drawn == drawn[0]).all()
+
+
+@given(st.integers(1, LONGEST_MAP), st.integers(1, LONGEST_MAP))
+def test_maps_within_the_limit_stay_as_they_are(rows: int, columns: int) -> None:
+    """Up to 112 cells a side nothing is averaged; infinite becomes undefined."""
+    values = np.arange(rows * columns, dtype=float).reshape(rows, columns)
+    np.testing.assert_array_equal(coarse(values), values)
+    values[-1, -1] = np.inf
+    assert np.isnan(coarse(values)[-1, -1])
+
+
+def test_an_undefined_cell_makes_its_area_undefined() -> None:
+    """A NaN does not spread beyond the coarse cell that it lies in."""
+    values = np.zeros((224, 224))
+    values[3, 5] = np.nan
+    assert np.argwhere(np.isnan(coarse(values))).tolist() == [[1, 2]]
+
+
+def test_a_fine_map_says_that_it_is_drawn_coarser() -> None:
+    """The picture knows it, the range is that of the means."""
+    overlay = np.zeros((224, 224))
+    overlay[0, 0] = 8
+    picture = encode_picture(Picture(None, "m", overlay), "", Album())
+    assert picture.coarsened
+    assert picture.extent == "0 to 2.00"
+    assert not encode_picture(Picture(None, "m", overlay[:112, :112]), "", Album()).coarsened
+
+
+@pytest.mark.parametrize(
+    ("common", "scale", "extent", "red"),
+    [((0, 4), "sequential", "0 to 4.00", [0, 125]), ((-4, 2), "diverging", "±4.00", [247, 229])],
+)
+def test_the_common_scale_is_that_of_the_maps_it_is_compared_with(
+    common: tuple[float, float], scale: str, extent: str, red: list[int]
+) -> None:
+    """On the common scale half the largest value is half as strong, and signed if any map is."""
+    album = Album()
+    picture = encode_picture(Picture(None, "m", np.array([[0.0, 2.0]]), common=common), "", album)
+    assert (picture.extent, picture.common_scale, picture.common_extent) == ("0 to 2.00", scale, extent)
+    painted = decoded(album.uris[picture.common])[0, :, 0]
+    np.testing.assert_allclose(painted, red, atol=4)
+
+
+def test_notes_are_read_aloud() -> None:
+    """The scores of a map stand in its alternative text as well."""
+    picture = encode_picture(Picture(None, "m", np.ones((2, 2)), note="Dice 0.61"), "row", Album())
+    assert picture.note == "Dice 0.61"
+    assert picture.alt.startswith("row, m, with a map over it, 0 to 1.00, Dice 0.61")
+
+
+@pytest.mark.parametrize("colours", [1, 200, 256, 257, 5000])
+def test_pictures_with_opacity_are_kept_to_the_last_bit(colours: int) -> None:
+    """Whether a table of colours is enough or not, what is drawn is what was given."""
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 256, (colours, 4), dtype=np.uint8)
+    pixels = table[rng.integers(0, colours, (40, 60))]
+    album = Album()
+    album.add(pixels)
+    np.testing.assert_array_equal(decoded(album.uris[0]), pixels)
+
+
+def test_the_finest_map_of_noise_is_small() -> None:
+    """A map on the input that does not compress takes a byte a cell and a third, on both of its scales."""
+    album = Album()
+    noise = np.random.default_rng(0).normal(size=(224, 224))
+    encode_picture(Picture(None, "m", noise, common=(-5.0, 5.0)), "", album)
+    assert max(map(len, album.uris)) < 1.45 * LONGEST_MAP**2

@@ -206,7 +206,7 @@ def _place_block(block: EncodedBlock, counter: Counter[str]) -> _Placed:
 
 def _holds(section: _PlacedSection) -> str:
     """Say what a folded section holds: ``2 tables, 1 figure``."""
-    counts = Counter(placed.block.kind for placed in section.blocks)
+    counts = Counter[str](placed.block.kind for placed in section.blocks)
     held = [(counts[kind], one, many) for kind, (one, many) in _HELD.items() if counts[kind]]
     return ", ".join(f"{number} {one if number == 1 else many}" for number, one, many in held)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,9 @@ LONGEST_SIDE = 512
 
 LONGEST_MAP = 112
 """Maps over pictures are drawn on their own grid, and coarser only above this many cells."""
+
+_LEVELS: Final[Mapping[Scale, int]] = {"sequential": 255, "diverging": 127}
+"""Steps from zero to the largest value: finer ones are not seen, and cost three times the bytes."""
 
 _PLACEHOLDER_SIDE = 224
 _OUTLINE_SIDE = 336
@@ -62,14 +66,24 @@ class Album:
 
 def _lossless(pixels: np.ndarray) -> str:
     """Photographs are smallest as lossless WebP, maps and outlines with opacity as PNG."""
-    image = Image.fromarray(pixels)
     if pixels.shape[2] == 4:
-        return _uri(image, "png", optimize=True)
+        return _with_palette(pixels)
+    image = Image.fromarray(pixels)
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.LANCZOS)
     return _uri(image, "webp", lossless=True, method=3)
 
 
-def _uri(image: Image.Image, kind: str, **options: bool | int) -> str:
+def _with_palette(pixels: np.ndarray) -> str:
+    """Maps and outlines have few colours: one byte a cell and a table, where 256 are enough."""
+    colours, place = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
+    if len(colours) > 256:
+        return _uri(Image.fromarray(pixels), "png", optimize=True)
+    image = Image.fromarray(place.reshape(pixels.shape[:2]).astype(np.uint8))
+    image.putpalette(colours[:, :3].tobytes())
+    return _uri(image, "png", optimize=True, transparency=colours[:, 3].tobytes())
+
+
+def _uri(image: Image.Image, kind: str, **options: bool | int | bytes) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
@@ -148,7 +162,7 @@ def coarse(overlay: np.ndarray) -> np.ndarray:
     if share >= 1:
         return values
     size = tuple(max(1, round(side * share)) for side in reversed(values.shape))
-    smaller = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BOX)  # type: ignore[arg-type]
+    smaller = Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BOX)
     return np.asarray(smaller, dtype=np.float64)
 
 
@@ -163,7 +177,9 @@ def _range(lowest: float, highest: float) -> tuple[float, Scale, str]:
 def _painted(overlay: np.ndarray, limits: tuple[float, float], album: Album) -> tuple[int, Scale, str]:
     """Paint a map on the scale of these limits: its position, the scale, and the limits in words."""
     largest, scale, extent = _range(*limits)
-    return album.add(paint(np.clip(overlay / (largest or 1.0), -1, 1), scale)), scale, extent
+    levels = _LEVELS[scale]
+    scaled = np.rint(np.clip(overlay / (largest or 1.0), -1, 1) * levels) / levels
+    return album.add(paint(scaled, scale)), scale, extent
 
 
 def _overlay(picture: Picture, album: Album) -> dict[str, Any]:
