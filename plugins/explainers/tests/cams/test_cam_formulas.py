@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wsss_probe_explainers.cams.implementations import PROGRAMS, program_weights
+from wsss_probe_explainers.cams.implementations import PROGRAMS, program_plus_plus, program_weights
 from wsss_probe_explainers.cams.products import hi_res_cam, x_grad_cam
 from wsss_probe_explainers.cams.smoothing import smooth_weights
 from wsss_probe_explainers.formulas import cam, grad_cam, grad_cam_plus_plus, layer_cam, plus_plus_weights
@@ -188,6 +188,18 @@ def test_each_programs_weights_equal_their_reference(program, shape, scale):
     # MONAI's denominator passes through 0: what stands near its pole is not known to float32
     known = expected.abs() < 20 * float(gradient.abs().sum())
     torch.testing.assert_close(found[known], expected[known], rtol=2e-3, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_programs_map_is_what_its_weights_leave_over_zero(program):
+    """Weighted maps are added up and cut at 0, also where activations are negative."""
+    activation, gradient = pair(21, signed=True)
+
+    found = program_plus_plus(activation, gradient, program)
+
+    expected = slow_maps(activation, program_weights(activation, gradient, program))
+    assert bool((expected == 0).any())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-6)
 
 
 @few
@@ -381,7 +393,7 @@ FORMULAS = {
     "xgradcam": x_grad_cam,
     "hirescam": hi_res_cam,
     "smooth": lambda a, g: cam(a, smooth_weights(a, g, g.float() ** 2, g.float() ** 3)).relu(),
-    **{name: lambda a, g, name=name: cam(a, program_weights(a, g, name)).relu() for name in PROGRAMS},
+    **{name: lambda a, g, name=name: program_plus_plus(a, g, name) for name in PROGRAMS},
 }
 every = pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
 
