@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from wsss_probe import Conclusion, Finding
-from wsss_probe.statistics import FEW_GROUPS, group_bootstrap
+from wsss_probe.statistics import FEW_GROUPS, group_bootstrap, nanmean
 from wsss_probe_explainers.paired import Comparison, compare
 from wsss_probe_explainers.sampling import BASELINES, Judged, baseline_name
 
@@ -55,11 +55,11 @@ def conclude(name: str, judged: Sequence[Judged], price: int, run: Run) -> Concl
             "low": (both, measured.low),
             "high": (both, measured.high),
             "defined": (both, np.isfinite(kept["measures"].values).sum(axis=0)),
-            "inserted": (by_step, _means(kept["inserted"].values)),
-            "deleted": (by_step, _means(kept["deleted"].values)),
+            "inserted": (by_step, nanmean(kept["inserted"].values)),
+            "deleted": (by_step, nanmean(kept["deleted"].values)),
             "baseline": ("explainer", np.array([item.pair is None for item in judged])),
-            "full": _means(kept["full"].values),
-            "blank": _means(kept["blank"].values),
+            "full": nanmean(kept["full"].values),
+            "blank": nanmean(kept["blank"].values),
             "fall_low": float(fall.low),
             **comparison,
         },
@@ -72,11 +72,6 @@ def conclude(name: str, judged: Sequence[Judged], price: int, run: Run) -> Concl
         for key in ("insertion", "deletion")
     }
     return Conclusion(summary, findings(summary, run), map_scores=scores)
-
-
-def _means(values: np.ndarray) -> np.ndarray:
-    """Mean over images of what is defined."""
-    return np.asarray(group_bootstrap(values, resamples=1).estimate)
 
 
 def _against() -> np.ndarray:

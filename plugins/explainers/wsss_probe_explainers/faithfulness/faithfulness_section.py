@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss_probe import Figure, Section, Table, Text
-from wsss_probe.report.figures import CONTROL_COLOR, PALETTE
+from wsss_probe_explainers.line_plot import line_plot
 from wsss_probe_explainers.sampling import BASELINES
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wsss_probe.contracts import Run
     from wsss_probe_explainers.faithfulness.judged import How
 
-__all__ = ["curve_plot", "sections"]
+__all__ = ["sections"]
 
 _MEANINGS = {
     "insertion": "area under the score while the most relevant pixels are shown first; high is better",
@@ -32,8 +32,6 @@ _MEANINGS = {
     "images": "images with a map that is defined",
     "against baselines": "better than every baseline on the same grid, worse than one, or undecided",
 }
-
-_WIDTHS = ("solid", "dot", "dash", "dashdot", "longdash")
 
 
 def sections(summary: xr.Dataset, how: How, run: Run) -> Iterable[Section]:
@@ -68,54 +66,13 @@ def sections(summary: xr.Dataset, how: How, run: Run) -> Iterable[Section]:
     yield Section("where", "Do answers follow the maps?", tuple(blocks))
 
 
-def curve_plot(
-    x: np.ndarray, curves: dict[str, np.ndarray], grey: set[str], axes: tuple[str, str]
-) -> dict[str, Any]:
-    """Draw lines over one axis; what knows nothing is grey.
-
-    Parameters
-    ----------
-    x : ndarray of float, (step,)
-    curves : dict of str to ndarray, (step,)
-    grey : set of str
-        Names of baselines.
-    axes : (str, str)
-
-    Returns
-    -------
-    dict
-    """
-    data = []
-    for place, (name, values) in enumerate(curves.items()):
-        color = CONTROL_COLOR if name in grey else PALETTE[place % len(PALETTE)]
-        dash = _WIDTHS[place % len(_WIDTHS)] if name in grey else "solid"
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": x.tolist(),
-                "y": np.asarray(values, dtype=float).tolist(),
-                "line": {"color": color, "dash": dash, "width": 2},
-                "hovertemplate": f"{name}<br>%{{x:.2g}}: %{{y:.3g}}<extra></extra>",
-            }
-        )
-    layout = {
-        "height": 420,
-        "showlegend": True,
-        "xaxis": {"title": {"text": axes[0]}},
-        "yaxis": {"title": {"text": axes[1]}},
-    }
-    return {"data": data, "layout": layout}
-
-
 def _curves(summary: xr.Dataset, how: How, kind: str) -> Figure:
     """Draw all mean curves."""
     names = [str(name) for name in summary["explainer"].values]
     values = dict(zip(names, summary[kind].values, strict=True))
     grey = {name for name, own in zip(names, summary["baseline"].values, strict=True) if own}
     verb = "shown" if kind == "inserted" else "hidden"
-    plot = curve_plot(summary["step"].values, values, grey, (f"share of pixels {verb}", f"mean {how.score}"))
+    plot = line_plot(summary["step"].values, values, grey, (f"share of pixels {verb}", f"mean {how.score}"))
     data = pd.DataFrame({f"share {verb}": summary["step"].values, **values})
     better = "A map is better the earlier its curve rises." if verb == "shown" else "Better: an earlier fall."
     caption = (
