@@ -67,7 +67,7 @@ def test_a_contrast_is_explained_for_its_first_class():
     region, own = regions(batch, masks, truth, "predicted")
 
     assert region[0].tolist() == [[False, True]]
-    assert own.tolist()[0]
+    assert own.tolist() == [True, False]
 
 
 def test_without_names_an_image_counts_when_it_shows_anything():

@@ -256,6 +256,8 @@ def _attrs(
     units = np.arange(len(counted)) if run.groups is None else np.asarray(run.groups)
     return {
         "truth": probe.region.words,
+        "region": probe.region.short,
+        "share": float(nanmean(rows["area"].values[counted].astype(np.float64))) if counted.any() else 0.0,
         "target": str(probe.target),
         "tolerance": probe.tolerance,
         "images": int(counted.sum()),

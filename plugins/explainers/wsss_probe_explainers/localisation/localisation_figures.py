@@ -43,6 +43,9 @@ def ranking_figure(summary: xr.Dataset) -> Figure:
         axis="mean average precision of an image",
         control=band,
     )
+    # what knows nothing is grey, as controls are in every figure
+    colors = [PALETTE[0]] * len(own) + [CONTROL_COLOR] * (len(shown) - len(own))
+    figure["data"][0]["marker"]["color"] = colors
     controls = (
         f"grey: the same maps on controls, {reached[0]:.3f} to {reached[1]:.3f}"
         if reached
@@ -50,10 +53,10 @@ def ranking_figure(summary: xr.Dataset) -> Figure:
     )
     explainers = int(summary["explains"].values.sum())
     caption = (
-        f"Mean average precision with {summary.attrs['truth']}, over {summary.attrs['images']} images; bars: "
-        f"95 % interval over {summary.attrs['groups']} groups; {controls}. The {len(own)} best of "
-        f"{explainers} explainers, then the maps that know nothing of the network, on the grid of the best "
-        "explainer. The order was made on these images."
+        f"Mean average precision with {summary.attrs['region']}, over {summary.attrs['images']} images, "
+        f"chance {summary.attrs['share']:.3f}; bars: 95 % interval over {summary.attrs['groups']} groups; "
+        f"{controls}. The {len(own)} best of {explainers} explainers, then the maps that know nothing of the "
+        "network, on the grid of the best explainer. The order was made on these images."
     )
     return Figure(figure, caption, DEFINITION, data)
 

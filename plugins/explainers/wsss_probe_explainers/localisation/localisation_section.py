@@ -140,7 +140,7 @@ def _beside(summary: xr.Dataset) -> Iterable[Block]:
     yield Table(
         first, f"Each explainer against the baselines on its grid and against itself on controls. {caption}"
     )
-    rivals = _pairs(summary, "rivalry")
+    rivals = _pairs(summary, "rivalry").drop(columns="kind")
     if len(rivals):
         yield Table(rivals, f"Each explainer against every other. {caption}")
 

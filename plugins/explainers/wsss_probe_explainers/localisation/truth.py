@@ -127,8 +127,9 @@ def regions(batch: Batch, masks: Tensor, truth: Truth, target: Target) -> tuple[
     region = torch.isin(masks, torch.tensor(truth.positions, dtype=masks.dtype, device=masks.device))
     if not truth.matches:
         return region, region.flatten(1).any(1)
-    weights = batch.targets[target].nan_to_num(-torch.inf)
-    matched = torch.tensor(truth.matches, dtype=masks.dtype, device=masks.device)[weights.argmax(1)]
+    weights = batch.targets[target]
+    matched = torch.tensor(truth.matches, dtype=masks.dtype, device=masks.device)
+    matched = matched[weights.nan_to_num().argmax(1)].where(~weights.isnan().any(1), -1)
     named = (masks == matched[:, None, None]) & (matched >= 0)[:, None, None]
     own = named.flatten(1).any(1)
     return torch.where(own[:, None, None], named, region), own
