@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from wsss_probe_explainers import attribution
+from wsss_probe_explainers import attribution, wsss_probe_explainers
 from wsss_probe_explainers.attribution import Attribution, GradCAM, IntegratedGradients, LayerCAM, Saliency
 from wsss_probe_explainers.attribution.faces import OnLayer, OnPixels
 
@@ -64,6 +64,14 @@ def test_every_method_has_a_face_of_its_own(face):
     assert face.__doc__
     assert issubclass(face, OnLayer if face.method.grid == "layer" else OnPixels)
     assert [other.method.name for other in FACES].count(face.method.name) == 1
+
+
+def test_no_method_is_without_a_face():
+    """What the plugin offers by itself can be called in Python by a class, variants by its options."""
+    kinds = {type(face.method) for face in FACES}
+
+    own = [item for item in wsss_probe_explainers() if "-by-" not in item.name]
+    assert [item.name for item in own if type(item) not in kinds] == []
 
 
 def test_options_reach_the_explainer(network, images):

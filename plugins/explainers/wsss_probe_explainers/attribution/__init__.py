@@ -7,6 +7,7 @@ from wsss_probe_explainers.attribution.attribution import Attribution
 from wsss_probe_explainers.attribution.faces import (
     CAM,
     KPCACAM,
+    AblationCAM,
     DeepLift,
     EigenCAM,
     EigenGradCAM,
@@ -22,6 +23,7 @@ from wsss_probe_explainers.attribution.faces import (
     LayerCAM,
     Occlusion,
     Saliency,
+    ScoreCAM,
     SmoothGrad,
     SmoothGradCAMPlusPlus,
     XGradCAM,
@@ -30,6 +32,7 @@ from wsss_probe_explainers.attribution.faces import (
 __all__ = [
     "CAM",
     "KPCACAM",
+    "AblationCAM",
     "AskedFor",
     "Attribution",
     "DeepLift",
@@ -47,6 +50,7 @@ __all__ = [
     "LayerCAM",
     "Occlusion",
     "Saliency",
+    "ScoreCAM",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "XGradCAM",

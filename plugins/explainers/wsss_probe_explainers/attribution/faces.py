@@ -19,6 +19,8 @@ from wsss_probe_explainers.explainers import (
     layer_cam_map,
     plus_plus_map,
 )
+from wsss_probe_explainers.perturbations.ablation_cam import ablation_cam_map
+from wsss_probe_explainers.perturbations.score_cam import score_cam_map
 from wsss_probe_explainers.pixels import (
     DeepLiftMap,
     FeatureAblationMap,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CAM",
     "KPCACAM",
+    "AblationCAM",
     "DeepLift",
     "EigenCAM",
     "EigenGradCAM",
@@ -55,6 +58,7 @@ __all__ = [
     "LayerCAM",
     "Occlusion",
     "Saliency",
+    "ScoreCAM",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "XGradCAM",
@@ -222,6 +226,26 @@ class KPCACAM(OnLayer):
     """
 
     method = kernel_pca_map
+
+
+@final
+class ScoreCAM(OnLayer):
+    """Score-CAM: channels weighted by the score of the image seen through their maps.
+
+    Wang et al. (2020), arXiv:1910.01279. Needs no gradient; one pass for each channel.
+    """
+
+    method = score_cam_map
+
+
+@final
+class AblationCAM(OnLayer):
+    """Ablation-CAM: channels weighted by the fall of the score without them.
+
+    Desai and Ramaswamy (2020), doi:10.1109/WACV45572.2020.9093360. One partial pass for each channel.
+    """
+
+    method = ablation_cam_map
 
 
 @final
