@@ -358,50 +358,7 @@ class TestReport:
             commands.write_again(tmp_path)
 
 
-class TestInstallation:
-    def test_complete(self, capsys, hosting):
-        """Every library has a line with its version, every plugin its own."""
-        assert commands.check_installation(hosting()) is True
-        said = capsys.readouterr().out
-
-        assert "✓ torch 2" in said
-        assert "✓ plugin t 1" in said
-
-    def test_a_needed_library_is_missing(self, capsys, hosting, monkeypatch):
-        """Without a needed library the installation is not fine, and the line says how to get it."""
-        whole = commands._version
-        monkeypatch.setattr(commands, "_version", lambda name: "" if name == "zarr" else whole(name))
-
-        assert commands.check_installation(hosting()) is False
-        assert "! zarr is not installed: pip install zarr" in capsys.readouterr().out
-
-    def test_an_optional_library_is_missing(self, capsys, hosting, monkeypatch):
-        """Without an optional one it is fine, and the extra is named."""
-        monkeypatch.setitem(commands._OPTIONAL, "no-such-library", "pip install 'wsss-probe[x]'")
-
-        assert commands.check_installation(hosting()) is True
-        assert "• no-such-library is not installed: pip install 'wsss-probe[x]'" in capsys.readouterr().out
-
-    def test_a_plugin_is_broken(self, capsys, hosting):
-        """A plugin that does not load has its error in the line."""
-        host = hosting()
-
-        class Unmarked:
-            def wsss_probe_probes(self):
-                return []
-
-        host.register(Unmarked(), "unmarked")
-
-        assert commands.check_installation(host) is False
-        assert "! plugin unmarked : function wsss_probe_probes is not marked" in capsys.readouterr().out
-
-    def test_no_plugin_at_all(self, capsys):
-        """Without plugins a line says how to get some."""
-        from wsss_probe.host import PluginHost
-
-        assert commands.check_installation(PluginHost()) is True
-        assert "no plugins: pip install ./plugins/*/" in capsys.readouterr().out
-
+class TestListing:
     def test_listing(self, capsys, hosting):
         """Plugins are listed with version, state and hooks."""
         commands.list_plugins(hosting())

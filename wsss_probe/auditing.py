@@ -31,6 +31,7 @@ from wsss_probe.findings import (
 )
 from wsss_probe.head import find_head
 from wsss_probe.ledger import write_choices
+from wsss_probe.linter.prepared import lint_prepared
 from wsss_probe.made import Made
 from wsss_probe.names import display
 from wsss_probe.passport import issue_passports
@@ -156,6 +157,7 @@ def _perform_in(
     columns = prepared.host.collect_channel_columns()  # before the first image: its faults are cheap to find
     (folder / "run.json").unlink(missing_ok=True)
     with certify(subject.model.module, _beside(subject.model.module, subject.examples)) as witness:
+        linted = lint_prepared(prepared)
         with progress("audited network", images) as advance:
             audited = _survey(prepared, subject.working, folder, plan, advance)
         controls = []
@@ -166,7 +168,7 @@ def _perform_in(
         run, conclusions = _conclude(prepared, audited, tuple(controls), performance)
         sections = _sections(prepared, run)
         passports = issue_passports(prepared.host, columns, run)
-    findings = _findings(prepared, run, (audited, *controls), witness.certificate, performance)
+    findings = linted + _findings(prepared, run, (audited, *controls), witness.certificate, performance)
     findings += [(name, f) for name, c in conclusions for f in c.findings]
     sections = (*passports[:1], *sections, *passports[1:])
     made = Made(findings, sections, _choices(conclusions), _map_scores(conclusions))

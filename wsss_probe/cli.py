@@ -224,13 +224,34 @@ def study(
         raise typer.Exit(int(code))
 
 
-def doctor() -> None:
-    """Check the installation: libraries, their versions, plugins, and what is missing."""
-    from wsss_probe.commands import check_installation
+def doctor(
+    context: typer.Context,
+    model: Model = None,
+    weights: Weights = None,
+    images: Images = None,
+    manifest: ManifestFile = None,
+    layers: Layers = None,
+    classes: Classes = None,
+    preprocess: Preprocess = None,
+    model_arguments: ModelArguments = None,
+    layouts: Layouts = None,
+    run_file: RunFile = None,
+    only_plugins: OnlyPlugins = None,
+    no_plugin: NoPlugin = None,
+    device: Device = None,
+    allow_missing: AllowMissing = None,
+    allow_nonfinite: AllowNonfinite = False,
+    multilabel: Multilabel = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Examine a network before it is audited; without --model check the installation."""
+    from wsss_probe.doctor import check_installation, examine_network
 
-    host = PluginHost()
-    host.load()
-    if not check_installation(host):
+    options = _options(context, run_file)
+    host = _host(options)
+    network = bool(options.model or options.weights or options.images or options.manifest)
+    fine = examine_network(options, host, trust_code=trust_code) if network else check_installation(host)
+    if not fine:
         raise typer.Exit(int(ExitCode.CONDITION_FAILED))
 
 

@@ -6,7 +6,6 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ManifestRequest",
     "StudyRequest",
-    "check_installation",
     "list_layers",
     "list_plugins",
     "make_manifest",
@@ -124,7 +122,7 @@ def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) ->
     named = replace_options(options, layers=("auto",), controls="none")
     if not (named.images or named.manifest):
         named = replace_options(named, masks=MaskOptions(), max_images=0)
-        subject = _blank_subject(named, host, trust_code)
+        subject = blank_subject(named, host, trust_code)
     else:
         subject = prepared_audit(named, host, trust_code=trust_code).subject
     running = [info for info in subject.layers if info.calls]
@@ -158,7 +156,7 @@ def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) ->
     )
 
 
-def _blank_subject(options: AuditOptions, host: PluginHost, trust_code: bool) -> Any:
+def blank_subject(options: AuditOptions, host: PluginHost, trust_code: bool) -> Any:
     """Look at the layers with a made-up image, when none was given."""
     import torch
 
@@ -273,7 +271,7 @@ def _fractions(text: str) -> dict[str, float]:
         raise UsageError(msg, found=text, wanted="train=0.8,test=0.2") from error
 
 
-# -- plugins, report, doctor -------------------------------------------------------------------
+# -- plugins, report ---------------------------------------------------------------------------
 
 
 def list_plugins(host: PluginHost) -> None:
@@ -294,50 +292,6 @@ def write_again(folder: Path) -> Path:
 
     read_record(folder)
     return render_again(folder)
-
-
-_NEEDED: Final = ("torch", "xarray", "zarr", "pandas", "pillow", "plotly", "statsmodels", "scikit-image")
-_OPTIONAL: Final = {
-    "torchvision": "pip install 'wsss-probe[zoo]'",
-    "timm": "pip install 'wsss-probe[zoo]'",
-    "pyarrow": "pip install 'wsss-probe[parquet]'",
-}
-
-
-def check_installation(host: PluginHost) -> bool:
-    """Print one line per library and plugin, with the remedy where something is missing.
-
-    Returns
-    -------
-    bool
-        Whether everything needed is there and every plugin loads.
-    """
-    console = Console(highlight=False, emoji=False)
-    fine = True
-    for name in (*_NEEDED, *_OPTIONAL):
-        found = _version(name)
-        needed = name in _NEEDED
-        fine &= bool(found) or not needed
-        mark = _MARK["ok" if found else "warning" if needed else "notice"]
-        remedy = _OPTIONAL.get(name, f"pip install {name}")
-        console.print(f"{mark} {name} {escape(found or f'is not installed: {remedy}')}")
-    for row in host.listing():
-        loads = row.state in {"loaded", "left out"}
-        fine &= loads
-        tail = "" if loads else f": {row.error}"
-        console.print(
-            f"{_MARK['ok' if loads else 'warning']} plugin {escape(f'{row.name} {row.version}{tail}')}"
-        )
-    if not host.listing():
-        console.print(f"{_MARK['notice']} no plugins: pip install ./plugins/*/")
-    return fine
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 # -- study -------------------------------------------------------------------------------------

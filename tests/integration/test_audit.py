@@ -52,7 +52,7 @@ class TestFinishedRun:
 
         assert names == {
             "plan.json", "data.zarr", "controls", "ledger", "quarantine.csv", "findings.json",
-            "report.json", "report.html", "run.json", "passport",
+            "report.json", "report.html", "run.json", "passport", "choices.json",
         }  # fmt: skip
 
     def test_opens_with_plain_xarray(self, outcome):

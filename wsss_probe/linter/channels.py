@@ -26,12 +26,20 @@ _ANSWERS = 16
 _COPY = 1 - 1e-9
 
 
+def _require_data(evidence: Evidence) -> None:
+    """Deep channels of a sound network are silent on mere noise."""
+    if evidence.known.made_up:
+        msg = "no images were given"
+        raise NotLookedAtError(msg)
+
+
 def _verdict(share: float) -> Verdict:
     return "warning" if share >= _ALARMING else "notice"
 
 
 def silent_channels(evidence: Evidence) -> Iterator[Suspicion]:
     """Channels of the audited layers that do not vary, over all examples and noise."""
+    _require_data(evidence)
     if not evidence.known.audited:
         msg = "no layer is audited"
         raise NotLookedAtError(msg)
@@ -95,6 +103,7 @@ def _copies(maps: Tensor) -> list[tuple[int, int]]:
 
 def silent_rectifiers(evidence: Evidence) -> Iterator[Suspicion]:
     """Share of channels that no rectifier lets through, over the whole network."""
+    _require_data(evidence)
     by_place = defaultdict(list)
     for place, dead in _silences(evidence.seen, evidence.strained):
         by_place[place].append(dead)

@@ -44,6 +44,8 @@ class Known:
         How the examples were prepared.
     made_up : bool
         Whether the examples are noise, so that they say nothing about data.
+    flags : nn.Module or None
+        The network as it was handed over, where the passes run on a copy of it.
     """
 
     audited: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class Known:
     multilabel: bool = False
     preprocessing: Preprocessing | None = None
     made_up: bool = False
+    flags: nn.Module | None = None
 
 
 @final
@@ -62,7 +65,9 @@ class Evidence:
     Parameters
     ----------
     module : nn.Module
-        As handed over.
+        Whose passes were watched.
+    flags : nn.Module
+        The network as it was handed over.
     examples : Tensor, (image, channel, row, column)
     layers : mapping of str to LayerInfo
         All of them.
@@ -74,6 +79,7 @@ class Evidence:
     """
 
     module: nn.Module
+    flags: nn.Module
     examples: Tensor
     layers: Mapping[str, LayerInfo]
     known: Known
@@ -123,7 +129,9 @@ def gather(module: nn.Module, examples: Tensor, layers: Sequence[LayerInfo], kno
     by_name = {layer.name: layer for layer in layers}
     audited = [by_name[name] for name in known.audited if name in by_name]
     look = partial(_tried, module, layers=audited)
-    return Evidence(module, examples, by_name, known, look(examples), look(_provoking(examples)))
+    flags = module if known.flags is None else known.flags
+    passes = look(examples), look(_provoking(examples))
+    return Evidence(module, flags, examples, by_name, known, *passes)
 
 
 def _tried(module: nn.Module, images: Tensor, layers: Sequence[LayerInfo]) -> Watched | Exception:

@@ -17,7 +17,7 @@ from wsss_probe.preprocessing import NAMED
 __all__ = ["accuracy_at_chance", "other_preprocessing"]
 
 _FEWEST = 8
-_ALPHA = 0.01
+_ALPHA = 0.05
 _Z = 1.96
 
 

@@ -82,7 +82,7 @@ def overwritten(evidence: Evidence) -> Iterator[Suspicion]:
 
 def train_mode(evidence: Evidence) -> Iterator[Suspicion]:
     """Parts that were handed over in train mode and behave differently there."""
-    parts = [(name, part) for name, part in evidence.module.named_modules() if part.training]
+    parts = [(name, part) for name, part in evidence.flags.named_modules() if part.training]
     random = [name for name, part in parts if _drops(part)]
     moving = [name for name, part in parts if isinstance(part, _NormBase) and part.track_running_stats]
     if not random and not moving:

@@ -129,13 +129,14 @@ def watch(module: nn.Module, images: Tensor, layers: Sequence[LayerInfo]) -> Wat
 
 
 def opaque_parts(module: nn.Module) -> list[str]:
-    """Name the parts whose inside runs outside Python, where no function can be seen."""
-    compiled = {"OptimizedModule"}
-    return [
-        name or "the network"
-        for name, part in module.named_modules()
-        if isinstance(part, torch.jit.ScriptModule) or type(part).__name__ in compiled
-    ]
+    """Name the outermost parts that run outside Python, where no function can be seen."""
+    found: list[str] = []
+    for name, part in module.named_modules():
+        compiled = type(part).__name__ == "OptimizedModule"
+        inside = any(not outer or name.startswith(outer + ".") for outer in found)
+        if (compiled or isinstance(part, torch.jit.ScriptModule)) and not inside:
+            found.append(name)
+    return [name or "the network" for name in found]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
