@@ -257,3 +257,19 @@ def test_sections_show_every_map_and_every_comparison():
     assert "20 images" in where.blocks[0].markdown or "10 images" in where.blocks[0].markdown
     assert len(chance.blocks[0].frame) == conclusion.summary.sizes["comparison"]
     assert {block.frame.shape[0] for block in chance.blocks[1:]} == {conclusion.summary.sizes["rivalry"]}
+
+
+def test_a_positive_mean_is_not_enough_to_be_above():
+    """A small difference among noise is above 0 on average, and not above beyond chance."""
+    generator = np.random.default_rng(3)
+    noise = generator.normal(size=30)
+    noise += 0.05 - noise.mean()
+
+    (small,) = compare([Column("a", "b", "map", noise)], None)
+    (large,) = compare([Column("a", "b", "map", noise + 2)], None)
+
+    assert small.mean == pytest.approx(0.05)
+    assert not small.above
+    assert large.above
+    assert not replace(large, q=0.05).above
+    assert not replace(large, low=0.0).above
