@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from wsss_probe_explainers.explainers import class_activation_map, grad_cam_map, plus_plus_map
-from wsss_probe_explainers.localisation.comparison import Column, against_baselines, compare
+from wsss_probe_explainers.localisation.comparison import Column, Compared, against_baselines, compare
 from wsss_probe_explainers.localisation.judged import BASELINES, grids_of
 from wsss_probe_explainers.localisation.localisation_probe import Localisation
+from wsss_probe_explainers.localisation.localisation_verdict import Standing
 from wsss_probe_explainers.localisation.network import NetworkScores
 from wsss_probe_explainers.localisation.pooled_pixels import pooled_pixels
 
@@ -273,3 +274,16 @@ def test_a_positive_mean_is_not_enough_to_be_above():
     assert large.above
     assert not replace(large, q=0.05).above
     assert not replace(large, low=0.0).above
+
+
+def test_clearing_needs_every_comparison_and_the_whole_interval():
+    """One baseline or control that is not beaten, a control that reaches the interval, or none at all: no."""
+    above = Compared("a", "b", "baseline", mean=0.2, low=0.1, high=0.3, p=0.001, q=0.01, n=20, groups=20)
+    level = replace(above, low=-0.1)
+    best = Standing("a", 0.6, 0.5, 0.7, 20, 20, baselines=(above,), controls=(above,), reach=0.4)
+
+    assert best.clears
+    assert not replace(best, baselines=(above, level)).clears
+    assert not replace(best, controls=(level,)).clears
+    assert not replace(best, reach=0.55).clears
+    assert not replace(best, controls=(), reach=float("nan")).clears

@@ -88,7 +88,8 @@ class Standing:
     def clears(self) -> bool:
         """Whether it is above all baselines and all living controls, of which there is one at least."""
         beside = (*self.baselines, *self.controls)
-        return bool(self.controls) and all(one.above for one in beside) and self.low > self.reach
+        # without a living control there is no reach: NaN, which nothing is above
+        return all(one.above for one in beside) and self.low > self.reach
 
     @property
     def not_above(self) -> list[str]:
