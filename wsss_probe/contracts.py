@@ -308,6 +308,8 @@ class Batch:
         ``with batch.lend() as module:`` lends the network itself, in eval mode with gradients
         enabled, to what must hook it (captum, other people's explainers). Whatever the block leaves
         behind (hooks, flags, gradients, buffers) is taken off again.
+    layers : mapping of str to LayerInfo
+        The audited layers, as :func:`wsss_probe.taps.run_pass` takes them.
     """
 
     indices: np.ndarray
@@ -327,6 +329,7 @@ class Batch:
     targets: Mapping[Target, Tensor] = field(default_factory=dict)
     relevance: Mapping[Pair, Tensor] = field(default_factory=dict)
     lend: Callable[[], AbstractContextManager[nn.Module]] = _no_network
+    layers: Mapping[str, LayerInfo] = field(default_factory=dict)
 
 
 @final

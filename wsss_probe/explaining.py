@@ -159,6 +159,7 @@ def explained_batch(
         ),
         targets=weigh(captured.logits),
         lend=partial(_lent, module),
+        layers=asked.layers,
     )
     return batch, target
 

@@ -307,6 +307,7 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
         activations_of=lambda other, layers: _activations(task, other, layers),
         targets=target_weights(captured.logits, labels, weighed),
         lend=lambda: lent(task.module),
+        layers=task.survey.layers,
     )
 
 

@@ -33,11 +33,12 @@ class _Mixing(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.mix = _linear(6, 12)
+        self.relu = nn.ReLU()
         self.kind = kind
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps in the layout."""
-        mixed: Tensor = torch.relu(self.mix(maps.permute(0, 2, 3, 1)))
+        mixed: Tensor = self.relu(self.mix(maps.permute(0, 2, 3, 1)))
         if self.kind == "NHWC":
             return mixed
         if self.kind == "NCHW":
@@ -56,13 +57,14 @@ class _LaidOut(nn.Module):
         self.embed = _embedding(6)
         self.block = _Mixing(kind)
         self.after = _linear(12, 12)
+        self.relu = nn.ReLU()
         self.classifier = _linear(12, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (image, class)."""
         embedded = self.embed(images)
         tokens, first = self._tokens(self.block(embedded), embedded)
-        read: Tensor = torch.relu(self.after(tokens)).mean(1) + first
+        read: Tensor = self.relu(self.after(tokens)).mean(1) + first
         logits: Tensor = self.classifier(read)
         return logits
 

@@ -98,6 +98,7 @@ class Scene:
             targets={t: weights_of(logits, labels, t) for t in _targets(self.survey, needs)},
             relevance=self.relevance(chosen) if needs.relevance else {},
             lend=lambda: lent(self.network),
+            layers=self.survey.layers,
         )
 
     def relevance(self, indices: Sequence[int], target: Target = "predicted") -> dict[Pair, Tensor]:

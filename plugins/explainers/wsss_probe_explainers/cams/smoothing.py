@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 import torch
 
-from wsss_probe import DefinitionCard, Explainer, LayerInfo
+from wsss_probe import DefinitionCard, Explainer
 from wsss_probe.errors import UsageError
 from wsss_probe.taps import PassOptions, run_pass
 from wsss_probe_explainers.cams.cards import SMOOTH_CARD
@@ -19,7 +19,7 @@ from wsss_probe_explainers.formulas import cam, full
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from wsss_probe import Batch, Target
+    from wsss_probe import Batch, LayerInfo, Target
 
 __all__ = ["SmoothMap", "noise_for", "smooth_weights"]
 
@@ -110,7 +110,8 @@ class SmoothMap(Explainer):
         """
         noise = noise_for(batch.images, batch.indices, self.samples, (self.seed, self.noise))
         with batch.lend() as module:
-            moments = _moments(module, (batch.images + own for own in noise), layer, batch.targets[target])
+            inputs = (batch.images + own for own in noise)
+            moments = _moments(module, inputs, batch.layers[layer], batch.targets[target])
         activation = batch.activations[layer]
         weights = smooth_weights(activation, *(moment / self.samples for moment in moments))
         return cam(activation, weights).relu_()
@@ -145,15 +146,13 @@ def noise_for(
 
 
 def _moments(
-    module: nn.Module, inputs: Iterable[Tensor], layer: str, weights: Tensor
+    module: nn.Module, inputs: Iterable[Tensor], layer: LayerInfo, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of the first three powers of the layer's gradient over noisy inputs."""
-    # the layer's output is cloned whether or not something overwrites it later: nothing says so here
-    info = LayerInfo(layer, "", 0, 1, (), "maps", inplace=True)
-    options = PassOptions({"noisy": (layer,)}, {"noisy": weights.float()})
+    options = PassOptions({"noisy": (layer.name,)}, {"noisy": weights.float()})
     sums: list[Tensor] = []
     for images in inputs:
-        slope = full(run_pass(module, images, (info,), options).gradients[layer, "noisy"])
+        slope = full(run_pass(module, images, (layer,), options).gradients[layer.name, "noisy"])
         powers = (slope, slope**2, slope**3)
         sums = [total.add_(power) for total, power in zip(sums, powers, strict=True)] if sums else [*powers]
     first, second, third = sums

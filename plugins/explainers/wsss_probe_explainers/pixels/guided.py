@@ -82,10 +82,10 @@ class GuidedGradCAMMap(OnInput):
         layers = describe_layers(network, images[:1].detach())
         name = choose_layers(layers, (self.at or "auto",)).names[-1]
         chosen = next(info for info in layers if info.name == name)
-        if chosen.layout != "maps" or chosen.calls > 1:
+        if chosen.layout != "maps" or chosen.calls > 1 or chosen.native.kind != "NCHW":
             raise ModelError(
                 f"{self.card.title} does not suit layer {split_call(name)[0]!r}",
-                found=f"{chosen.calls} calls, outputs {chosen.shape}",
-                wanted="a layer that runs once and puts out maps",
+                found=f"{chosen.calls} calls, {chosen.layout} {chosen.native}, outputs {chosen.shape}",
+                wanted="a layer that runs once and puts out maps, channels first",
             )
         return find_module(network, name)
