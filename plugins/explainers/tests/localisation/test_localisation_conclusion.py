@@ -287,3 +287,20 @@ def test_clearing_needs_every_comparison_and_the_whole_interval():
     assert not replace(best, controls=(level,)).clears
     assert not replace(best, reach=0.55).clears
     assert not replace(best, controls=(), reach=float("nan")).clears
+
+
+def test_an_image_explained_for_another_class_is_not_pooled():
+    """Where the mask lacks the explained class the rows are there, for controls, and the pixels are not."""
+    scene = make_scene(images=4).with_explainers(MAPS)
+    scene = replace(scene, survey=replace(scene.survey, classes=("rectangle", "none")))
+    (part,) = Localisation().split(scene.survey)
+    batch = scene.batch(part.needs(scene.survey))
+    weights = torch.zeros_like(batch.targets["predicted"])
+    weights[:2, 0], weights[2:, 1] = 1, 1
+
+    seen = part.observe(replace(batch, targets={"predicted": weights}))
+
+    assert seen.rows["own"].values.tolist() == [0, 1, 0, 0]
+    assert np.isfinite(seen.rows["average_precision"].values[3]).all()
+    pooled = seen.partial["pixels_inside"].sum("score") + seen.partial["pixels_outside"].sum("score")
+    assert (pooled.values == int((scene.masks[1] != -1).sum())).all()
