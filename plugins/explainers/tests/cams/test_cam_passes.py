@@ -14,6 +14,7 @@ from wsss_probe_explainers.formulas import grad_cam
 from wsss_probe.contracts import Contrast
 from wsss_probe.explaining import Asked, explain
 from wsss_probe.layers import describe_layers
+from wsss_probe.testing.layouts import laid_out
 from wsss_probe.testing.models import multi_logit, reused, single_logit
 
 
@@ -82,6 +83,8 @@ def slow_smooth(network, image, noises, chosen):
 @pytest.mark.parametrize("target", ["predicted", 1])
 def test_smooth_plus_plus_equals_its_reference_on_a_network(network, images, target):
     """Forward and backward per noisy copy, class fixed by the image itself, activation without noise."""
+    with torch.no_grad():
+        network.head[3].weight.mul_(30)  # steep enough for S D3 / D2 to matter beside 2
     chosen = network(images).argmax(1).tolist() if target == "predicted" else [target] * 3
     noises = list(noise_for(images, np.arange(3), 4, (7, 0.8)))
 
@@ -108,6 +111,17 @@ def test_smooth_plus_plus_on_a_linear_head_does_not_feel_noise(images):
     found = maps(SmoothMap(2, 0.5), network, images, "features")
 
     torch.testing.assert_close(found, maps(unnormalised_map, network, images, "features"))
+
+
+@pytest.mark.parametrize("kind", ["NHWC", "tokens"])
+def test_smooth_plus_plus_takes_any_layout(kind):
+    """A layer of tokens, or with channels last, gives the map of the same layer with channels first."""
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(4))
+
+    found = maps(SmoothMap(2), laid_out(kind), images, "block")
+
+    assert float(found.max()) > 0
+    torch.testing.assert_close(found, maps(SmoothMap(2), laid_out("NCHW"), images, "block"))
 
 
 def test_smooth_plus_plus_cuts_the_map_at_zero(network, images):
