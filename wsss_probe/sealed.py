@@ -24,7 +24,9 @@ __all__ = ["Split", "choose", "halves", "scored", "split_of"]
 
 T = TypeVar("T")
 
-_CHOOSING = ("validation", "valid", "val", "dev", "calibration", "train", "training")
+_TRAINING = ("train", "training")
+
+_CHOOSING = ("validation", "valid", "val", "dev", "calibration", *_TRAINING)
 """Splits that may be chosen on, the best first; a network was not fitted to the first ones."""
 
 _CONTENT = "content:"
@@ -117,7 +119,8 @@ def halves(run: Run, usable: np.ndarray, chosen_on: str = "", seed: int = 0) -> 
         Images that count, such as those with a known mask.
     chosen_on : str
         Name of the manifest's split to choose on. Empty takes a validation or training split
-        beside another one if there is one, else a random half of the groups.
+        beside another one if there is one, else a random half of the groups. Beside a validation
+        split, training images are not scored on where there are others.
     seed : int
 
     Returns
@@ -141,9 +144,14 @@ def halves(run: Run, usable: np.ndarray, chosen_on: str = "", seed: int = 0) -> 
     if named:
         first, how = names == named, (f"split {named!r}", f"the splits beside {named!r}")
     else:
-        first, how = _random_half(units, usable, seed), ("a random half", "the other half")
+        unit = "images" if run.groups is None else "groups"
+        first, how = _random_half(units, usable, seed), (f"a random half of the {unit}", "the other half")
     chosen = usable & first
     rest = usable & ~first & ~np.isin(units, np.unique(units[chosen]))
+    if named and named.lower() not in _TRAINING:
+        # a network knows the images it was trained on; they count only where there are no others
+        fresh = rest & ~np.isin([str(name).lower() for name in names], _TRAINING)
+        rest = fresh if fresh.any() else rest
     return split_of(run, chosen, how[0]), split_of(run, rest, how[1])
 
 

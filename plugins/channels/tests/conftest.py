@@ -92,6 +92,7 @@ class FakeRun:
     groups: np.ndarray | None = None
     controls: tuple = ()
     not_testable: str = ""
+    contents: np.ndarray | None = None
     path: Path = field(default_factory=Path)
 
     def rows(self, probe):
@@ -119,7 +120,7 @@ class FakeRun:
 def make_run(maps, masks, classes=("gland",), *, probe=None, size=5, readable=None, inputs=3, **more):
     """Survey maps and masks and make a run of them."""
     names = [f"image {index}.png" for index in range(len(maps))]
-    images = pd.DataFrame({"image": names, "name": names, "split": [""] * len(maps)})
+    images = pd.DataFrame({"image": names, "name": names, "mask": names, "split": [""] * len(maps)})
     tables = observed(maps, masks, classes, probe=probe, size=size, readable=readable, inputs=inputs)
     return FakeRun(tables, masks, maps, survey(maps.shape[1], classes), images, **more)
 

@@ -15,7 +15,7 @@ from wsss_probe_channels.units import ablation, ablation_pass
 from wsss_probe_channels.units.ablation import Labels, linear_effects, right
 from wsss_probe_channels.units.ablation_probe import Ablation, ResumedAblation
 
-from wsss_probe import Head, Survey
+from wsss_probe import Head, Needs, Survey
 from wsss_probe.errors import UsageError
 from wsss_probe.layers import describe_layers
 from wsss_probe.schema import check_conclusion, check_sections
@@ -59,7 +59,7 @@ def slow_right(logits, labels, multilabel):
 
 def means_of(scene, layer):
     """Mean of every channel over images and positions."""
-    needs = type("Needs", (), {"layers": {layer}, "gradients": ()})
+    needs = Needs(layers=frozenset({layer}))
     return scene.batch(needs).activations[layer].mean(dim=(0, 2, 3))
 
 
@@ -311,7 +311,9 @@ def made_run(pooled, weight, labels, *, controls=(), groups=None, not_testable="
         )
 
     audited = one(pooled, weight)
-    audited.images = pd.DataFrame({"split": [""] * len(pooled), "label": ["a"] * len(pooled)})
+    names = [f"{index}.png" for index in range(len(pooled))]
+    audited.images = pd.DataFrame({"image": names, "mask": names, "split": "", "label": "a"})
+    audited.contents = None
     audited.rows = lambda _name: xr.Dataset({"label": (("image", "class"), labels.astype(np.float32))})
     audited.logits = xr.DataArray(pooled @ weight.T, dims=("image", "class"))
     audited.groups, audited.not_testable = groups, not_testable

@@ -170,6 +170,7 @@ class _Surveyed:
 
     def __init__(self, run, audited, controls, table, not_testable=""):
         self.survey, self.images, self.groups = run.survey, run.images, run.groups
+        self.contents = None
         self.audited, self.controls, self.not_testable = audited, controls, not_testable
         self.rows, self.partial = audited.rows, audited.partial
         self.summary = {"quantiles@conv": table}.__getitem__
@@ -318,8 +319,8 @@ def test_values_that_crowd_are_no_detection(made, value):
 def test_the_best_channel_is_chosen_on_one_half_only(made):
     """A channel that is perfect on the other half alone is better over all, and not chosen."""
     masks = made.blobs(12)
-    images = made.run(made.noise(12, 8), masks).images
-    half = torch.from_numpy(split_halves(images, None, np.ones(12, dtype=bool), "", 0).choose)
+    run = made.run(made.noise(12, 8), masks)
+    half = torch.from_numpy(split_halves(run, np.ones(12, dtype=bool), "", 0).choose)
     maps = 0.1 * made.noise(12, 8)
     maps[half] = made.plant(maps, masks, channel=1, level=0.8)[half]
     maps[~half] = made.plant(maps, masks, channel=3, level=0.0)[~half]

@@ -87,6 +87,7 @@ def make_run(made, maps, masks, classes=("gland",), *, probe, controls=(), group
         survey=coarse_run.survey,
         images=coarse_run.images,
         groups=groups,
+        contents=None,
         controls=others,
         not_testable=more.get("not_testable", ""),
     )

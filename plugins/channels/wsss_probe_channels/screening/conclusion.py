@@ -17,6 +17,7 @@ from wsss_probe_channels.screening.selection import (
     Best,
     Halves,
     best_channel,
+    choices_of,
     eligible,
     mean_defined,
     split_halves,
@@ -31,6 +32,7 @@ from wsss_probe_channels.screening.table import (
 from wsss_probe_channels.screening.verdict import ControlScore, Evidence, best_channel_finding
 
 if TYPE_CHECKING:
+    from wsss_probe import Choice
     from wsss_probe.contracts import Control, Run
     from wsss_probe_channels.screening.probe import ChannelF1
 
@@ -58,7 +60,7 @@ def conclude(probe: ChannelF1, run: Run) -> Conclusion:
     rows = run.rows(probe.name).load()
     f1, area, seed = rows["f1"].values, rows["area"].values, run.survey.seed
     known = np.isfinite(area).any(axis=1)  # where all is white there is no tissue
-    halves = split_halves(run.images, run.groups, known, probe.chosen_on, seed)
+    halves = split_halves(run, known, probe.chosen_on, seed)
     table = with_groups(channel_table(rows, run.partial(probe.name), probe.strong), f1, run.groups)
     table = with_intervals(table, rows, run.groups, seed)
     draws = draw_images(run.groups, known, seed)
@@ -70,7 +72,19 @@ def conclude(probe: ChannelF1, run: Run) -> Conclusion:
     parts = [_best_table(evidence, table), _drop_table(drop), samples, _control_table(controls, table)]
     summary = xr.merge([table, *parts], join="exact")
     summary.attrs = {**probe.options, "how": halves.how}
-    return Conclusion(summary, tuple(best_channel_finding(item) for item in evidence))
+    findings = tuple(best_channel_finding(item) for item in evidence)
+    return Conclusion(summary, findings, _choices(run, seen))
+
+
+def _choices(run: Run, seen: _Seen) -> tuple[Choice, ...]:
+    """What was chosen by its F1: of each class the best channel, and the best rule on the input alone."""
+    made: list[Choice] = []
+    for position, name in enumerate(map(str, seen.rows["class"].values)):
+        rule = _chosen_rule(seen, position)
+        value = str(seen.rows["rule"].values[rule.channel])
+        made += choices_of(run, f"channel of {seen.layer} for {name}", seen.best[position], seen.halves)
+        made += choices_of(run, f"rule on intensity for {name} beside {seen.layer}", rule, seen.halves, value)
+    return tuple(made)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +171,17 @@ def _evidence(run: Run, seen: _Seen, drop: Interval, position: int) -> Evidence:
 
 
 def _best_rule(seen: _Seen, position: int) -> tuple[str, float]:
-    """Choose a rule on the input alone as a channel is chosen, and score it on the same images."""
-    scores = seen.rows["intensity_f1"].values[..., position]
-    best = best_channel(scores, seen.rows["area"].values[:, position], seen.halves)
+    """Name a rule on the input alone, and what it scores."""
+    best = _chosen_rule(seen, position)
     return (
         ("", float("nan")) if best.channel < 0 else (str(seen.rows["rule"].values[best.channel]), best.score)
     )
+
+
+def _chosen_rule(seen: _Seen, position: int) -> Best:
+    """Choose a rule on the input alone as a channel is chosen, and score it on the same images."""
+    scores = seen.rows["intensity_f1"].values[..., position]
+    return best_channel(scores, seen.rows["area"].values[:, position], seen.halves)
 
 
 def _interval(best: Best, groups: np.ndarray | None, seed: int) -> Interval:

@@ -12,11 +12,19 @@ from scipy.stats import rankdata
 
 from wsss_probe import Conclusion, Finding
 from wsss_probe.statistics import Interval, group_bootstrap
-from wsss_probe_channels.screening.selection import Best, Halves, best_channel, mean_defined, split_halves
+from wsss_probe_channels.screening.selection import (
+    Best,
+    Halves,
+    best_channel,
+    choices_of,
+    mean_defined,
+    split_halves,
+)
 from wsss_probe_channels.screening.table import all_ones_f1, top_channels
 from wsss_probe_channels.screening.verdict import ControlScore, Evidence, best_channel_finding
 
 if TYPE_CHECKING:
+    from wsss_probe import Choice
     from wsss_probe.contracts import Control, Run
     from wsss_probe_channels.screening.fine import ChannelF1Fine
 
@@ -46,7 +54,7 @@ def conclude(probe: ChannelF1Fine, run: Run) -> Conclusion:
     rows = _Seen.of(run.rows(probe.name).load())
     known = np.isfinite(rows.area).any(axis=1)
     # those of channel-f1: the same rule and seed on the same images
-    halves = split_halves(run.images, run.groups, known, str(coarse.attrs["chosen_on"]), seed)
+    halves = split_halves(run, known, str(coarse.attrs["chosen_on"]), seed)
     controls = [_controlled(control, probe, halves) for control in run.controls]
     seen = _Network(rows, halves, controls, probe.layer)
     evidence = [_evidence(run, seen, position) for position in range(len(rows.classes))]
@@ -54,7 +62,21 @@ def conclude(probe: ChannelF1Fine, run: Run) -> Conclusion:
     parts = [_best_table(evidence, rows), _comparison(table, coarse), _control_table(controls, rows)]
     summary = xr.merge([table, *parts], join="exact")
     summary.attrs = {**probe.options, "how": halves.how, "screened": len(rows.channels)}
-    return Conclusion(summary, tuple(_finding(item, coarse, probe.resolution) for item in evidence))
+    findings = tuple(_finding(item, coarse, probe.resolution) for item in evidence)
+    return Conclusion(summary, findings, _choices(run, seen, [item.best for item in evidence]))
+
+
+def _choices(run: Run, seen: _Network, best: Sequence[Best]) -> tuple[Choice, ...]:
+    """What was chosen by its F1: of each class the best channel, and the best rule on the input alone."""
+    made: list[Choice] = []
+    for position, name in enumerate(seen.rows.classes):
+        rule = seen.rows.chosen_rule(position, seen.halves)
+        value = seen.rows.rule_names[rule.channel]
+        made += choices_of(run, f"channel of {seen.layer} for {name}, fine", best[position], seen.halves)
+        made += choices_of(
+            run, f"rule on intensity for {name} beside {seen.layer}, fine", rule, seen.halves, value
+        )
+    return tuple(made)
 
 
 # -- what was seen -----------------------------------------------------------------------------
@@ -91,9 +113,13 @@ class _Seen:
         return best if best.channel < 0 else replace(best, channel=int(self.channels[best.channel]))
 
     def best_rule(self, position: int, halves: Halves) -> tuple[str, float]:
-        """Choose a rule on the input alone as a channel is chosen, and score it on the same images."""
-        best = best_channel(self.rules[..., position], self.area[:, position], halves)
+        """Name a rule on the input alone, and what it scores."""
+        best = self.chosen_rule(position, halves)
         return ("", float("nan")) if best.channel < 0 else (self.rule_names[best.channel], best.score)
+
+    def chosen_rule(self, position: int, halves: Halves) -> Best:
+        """Choose a rule on the input alone as a channel is chosen, and score it on the same images."""
+        return best_channel(self.rules[..., position], self.area[:, position], halves)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,17 +6,28 @@ images say how good it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from wsss_probe.errors import UsageError
+from wsss_probe.sealed import choose, halves, scored, split_of
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from wsss_probe import Choice
+    from wsss_probe.contracts import Run
 
-__all__ = ["MIN_DEFINED", "Best", "Halves", "best_channel", "eligible", "mean_defined", "split_halves"]
+__all__ = [
+    "MIN_DEFINED",
+    "Best",
+    "Halves",
+    "best_channel",
+    "choices_of",
+    "eligible",
+    "mean_defined",
+    "split_halves",
+]
 
 MIN_DEFINED = 0.5
 """A channel takes part in a choice only where its F1 is defined on this share of the images with the class:
@@ -34,11 +45,17 @@ class Halves:
         Disjoint.
     how : str
         In words, for the report.
+    on : str
+        Which ones are chosen on, in words.
+    independent : bool
+        Whether no group is on both sides.
     """
 
     choose: np.ndarray
     score: np.ndarray
     how: str
+    on: str = "some images"
+    independent: bool = True
 
 
 @final
@@ -54,11 +71,17 @@ class Best:
         Its mean F1 where it was chosen: optimistic.
     scored : ndarray, (image,)
         Its F1 on the scoring half, NaN elsewhere.
+    candidates : int
+        Channels that took part in the choice.
+    measure : str
+        What they were compared by.
     """
 
     channel: int
     chosen: float
     scored: np.ndarray
+    candidates: int = 1
+    measure: str = "mean F1"
 
     @property
     def score(self) -> float:
@@ -100,64 +123,83 @@ def eligible(f1: np.ndarray, present: np.ndarray) -> np.ndarray:
     return enough
 
 
-def split_halves(
-    images: pd.DataFrame, groups: np.ndarray | None, known: np.ndarray, chosen_on: str, seed: int
-) -> Halves:
+def split_halves(run: Run, known: np.ndarray, chosen_on: str, seed: int) -> Halves:
     """Divide the images with a known mask into a choosing and a scoring half.
 
     Parameters
     ----------
-    images : DataFrame
-        The manifest; its column ``split`` decides where it can.
-    groups : ndarray or None, (image,)
-        Unit of independence.
+    run : Run
     known : ndarray of bool, (image,)
         Images with a known mask.
     chosen_on : str
         Name of the split to choose on; empty takes ``train`` where there is one besides another
-        split, else a random half of the groups.
+        split, else what :func:`wsss_probe.sealed.halves` takes: a validation split, or a random half of
+        the groups.
     seed : int
 
     Returns
     -------
     Halves
+        No group and no file is in both, except where all images are of one group: its images are halved.
 
     Raises
     ------
     UsageError
         When there is no image with a mask in the split ``chosen_on``.
     """
-    split = images["split"].to_numpy(dtype=object) if "split" in images else np.full(len(known), "", object)
-    if chosen_on and not (known & (split == chosen_on)).any():
+    split = run.images["split"].to_numpy(dtype=object)
+    present = {str(name) for name in split[known] if name}
+    if chosen_on and chosen_on not in present:
         found = ", ".join(sorted({str(name) for name in split if name})) or "no splits"
         msg = f"channel-f1 cannot choose on split {chosen_on!r}: no image with a mask is in it"
         raise UsageError(msg, found=found, remedy="name another split in chosen_on")
-    name = chosen_on or "train"
-    choose, score = known & (split == name), known & (split != name)
-    if choose.any() and (score.any() or chosen_on):
-        return Halves(choose, score, f"chosen on split {name!r} and scored on the others")
-    return _random_halves(groups, known, seed)
+    train = "train" if {"train"} < present else ""
+    first, second = halves(run, known, chosen_on or train, seed)
+    if not len(first) and len(second) > 1:
+        return _halves_of_one_group(known, seed)
+    chosen, rest = (np.isin(np.arange(len(known)), part.images) for part in (first, second))
+    return Halves(chosen, rest, f"chosen on {first.name} and scored on the others", first.name)
 
 
-def _random_halves(groups: np.ndarray | None, known: np.ndarray, seed: int) -> Halves:
-    """Half of the groups; half of the images where there are no groups, or only one."""
-    unit = np.arange(len(known)) if groups is None else np.asarray(groups, dtype=object)
-    names, position = np.unique(unit[known].astype(str), return_inverse=True)
-    how = (
-        "chosen on a random half of the "
-        + ("images" if groups is None else "groups")
-        + " and scored on the rest"
-    )
-    if groups is not None and len(names) == 1:
-        position = np.arange(int(known.sum()))
-        how = (
-            "chosen on a random half of the images of the only group and scored on the rest (not independent)"
-        )
-    number = int(position.max(initial=-1)) + 1
-    order = np.random.default_rng(seed).permutation(number)
+def _halves_of_one_group(known: np.ndarray, seed: int) -> Halves:
+    """Halve the images of the only group."""
+    positions = np.flatnonzero(known)
+    order = np.random.default_rng(seed).permutation(len(positions))
     choose = np.zeros(len(known), dtype=bool)
-    choose[np.flatnonzero(known)] = np.isin(position, order[: (number + 1) // 2])
-    return Halves(choose, known & ~choose, how)
+    choose[positions[order[: (len(positions) + 1) // 2]]] = True
+    on = "a random half of the images of the only group"
+    how = f"chosen on {on} and scored on the rest (not independent)"
+    return Halves(choose, known & ~choose, how, on, independent=False)
+
+
+def choices_of(
+    run: Run, what: str, best: Best, halves: Halves, value: str | int | None = None
+) -> tuple[Choice, ...]:
+    """Hand a best channel, chosen and scored, to the ledger of choices.
+
+    Parameters
+    ----------
+    run : Run
+    what : str
+        ``"channel of layer4 for gland"``.
+    best : Best
+    halves : Halves
+        On which it was chosen and scored.
+    value : str or int, optional
+        By default the channel.
+
+    Returns
+    -------
+    tuple of Choice
+        Sealed against the choosing half; empty where nothing could be chosen.
+    """
+    if best.channel < 0:
+        return ()
+    chosen = best.channel if value is None else value
+    made = choose(what, {chosen: best.chosen}, best.measure, split_of(run, halves.choose, halves.on))
+    rest = split_of(run, halves.score, "the others")
+    _, made = scored(made, rest, lambda _value, _images: best.score, again=not halves.independent)
+    return (replace(made, candidates=best.candidates),)
 
 
 def best_channel(f1: np.ndarray, area: np.ndarray, halves: Halves) -> Best:
@@ -186,7 +228,7 @@ def best_channel(f1: np.ndarray, area: np.ndarray, halves: Halves) -> Best:
     if not np.isfinite(mean).any():
         return nothing
     channel = int(np.nanargmax(mean))
-    scored = np.where(halves.score, f1[:, channel].astype(np.float64), np.nan)
-    if not np.isfinite(scored).any():
+    kept = np.where(halves.score, f1[:, channel].astype(np.float64), np.nan)
+    if not np.isfinite(kept).any():
         return nothing
-    return Best(channel, float(mean[channel]), scored)
+    return Best(channel, float(mean[channel]), kept, int(np.isfinite(mean).sum()))

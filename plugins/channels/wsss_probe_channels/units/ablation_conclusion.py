@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,12 @@ import xarray as xr
 
 from wsss_probe import Conclusion
 from wsss_probe.statistics import Interval, group_bootstrap
-from wsss_probe_channels.screening.selection import Halves, mean_defined, split_halves
+from wsss_probe_channels.screening.selection import Best, Halves, choices_of, mean_defined, split_halves
 from wsss_probe_channels.units.ablation import Effects, Labels, linear_effects
 from wsss_probe_channels.units.ablation_verdict import accuracy_finding, channel_finding
 
 if TYPE_CHECKING:
+    from wsss_probe import Choice
     from wsss_probe.contracts import Control, Run
 
 __all__ = ["conclude_linear", "conclude_resumed", "resumed_effects"]
@@ -170,8 +171,22 @@ def _conclude(
         "labelled": len(effects.labelled),
         "accuracy": float(effects.right.mean()) if len(effects.right) else None,
     }
-    findings = [channel_finding(summary, layer, run, position) for position in _shown(summary, run)]
-    return Conclusion(summary, (*findings, accuracy_finding(summary, layer, run)))
+    shown = _shown(summary, run)
+    findings = [channel_finding(summary, layer, run, position) for position in shown]
+    tops, names = _tops(effects, halves), summary["class"].values
+    choices = _choices({str(names[position]): tops[position] for position in shown}, halves, run, layer)
+    return Conclusion(summary, (*findings, accuracy_finding(summary, layer, run)), choices)
+
+
+def _choices(tops: Mapping[str, _Top], halves: Halves, run: Run, layer: str) -> tuple[Choice, ...]:
+    """What was chosen by its effect, without any mask."""
+    made: list[Choice] = []
+    for name, top in tops.items():
+        values = np.array([np.nan]) if top.values is None else top.values
+        best = Best(top.channel, top.chosen, values, top.candidates, "effect on the logit in its deviations")
+        found = choices_of(run, f"channel of {layer} whose absence changes {name} most", best, halves)
+        made += [replace(choice, masks=0) for choice in found]
+    return tuple(made)
 
 
 def _shown(summary: xr.Dataset, run: Run) -> list[int]:
@@ -188,7 +203,7 @@ def _shown(summary: xr.Dataset, run: Run) -> list[int]:
 def _halves(effects: Effects, run: Run) -> Halves:
     known = np.zeros(len(run.images), dtype=bool)
     known[effects.used] = True
-    return split_halves(run.images, run.groups, known, "", run.survey.seed)
+    return split_halves(run, known, "", run.survey.seed)
 
 
 def _classes(effects: Effects, run: Run) -> np.ndarray:
@@ -254,6 +269,8 @@ class _Top:
 
     channel: int = -1
     values: np.ndarray | None = None  # (image,) on the scoring half, in standard deviations
+    chosen: float = float("nan")  # mean effect where it was chosen
+    candidates: int = 1
 
     @property
     def effect(self) -> float:
@@ -273,7 +290,8 @@ def _top(effects: Effects, size: np.ndarray, position: int, score: np.ndarray) -
     if not np.isfinite(size).any():
         return _Top()
     channel = int(np.nanargmax(size))
-    return _Top(channel, effects.sizes(channel, position)[score] / effects.spread[position])
+    values = effects.sizes(channel, position)[score] / effects.spread[position]
+    return _Top(channel, values, float(size[channel]), int(np.isfinite(size).sum()))
 
 
 def _top_table(effects: Effects, halves: Halves, run: Run) -> xr.Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +12,10 @@ import xarray as xr
 from wsss_probe import Conclusion, Finding
 from wsss_probe.statistics import group_bootstrap
 from wsss_probe_channels.evidence import reliable
-from wsss_probe_channels.screening.selection import Halves, split_halves
+from wsss_probe_channels.screening.selection import Best, Halves, choices_of, split_halves
 
 if TYPE_CHECKING:
+    from wsss_probe import Choice
     from wsss_probe.contracts import Control, Run
 
 __all__ = ["CROWDED", "DETECTOR", "conclude", "iou_table"]
@@ -60,7 +61,9 @@ def conclude(name: str, layer: str, run: Run, *, kept: bool) -> Conclusion:
         "scored": int(halves.score.sum()) if halves else len(run.images),
     }
     findings = [_best_finding(summary, layer, run, position) for position in range(len(best))]
-    return Conclusion(summary, (*findings, _detector_finding(summary, layer, run)))
+    named = [f"channel of {layer} for {concept}, dissected" for concept in map(str, table["class"].values)]
+    choices = _choices(best, halves, run, named)
+    return Conclusion(summary, (*findings, _detector_finding(summary, layer, run)), choices)
 
 
 # -- the table ---------------------------------------------------------------------------------
@@ -137,12 +140,14 @@ class _Best:
     n: int = 0
     groups: int = 0
     note: str = ""
+    chosen: float = float("nan")
+    candidates: int = 1
 
 
 def _halves(rows: xr.Dataset, run: Run) -> Halves:
     """Divide the images with a known mask."""
     known = np.isfinite(rows["union"].isel(channel=0).values).any(axis=1)
-    return split_halves(run.images, run.groups, known, "", run.survey.seed)
+    return split_halves(run, known, "", run.survey.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +164,13 @@ def _scored(network: _Network, halves: Halves | None, position: int, run: Run | 
     crowded = network.table["crowded"].values
     if halves is None:
         iou = np.where(crowded, np.nan, network.table["iou"].values[:, position])
-        return _Best(int(np.nanargmax(iou)), float(np.nanmax(iou))) if np.isfinite(iou).any() else _Best()
+        return _best_of_all(iou)
     rows = network.tables.rows(network.name).isel({"class": position})
     counts = np.stack([rows["intersection"].values, rows["union"].values]).astype(np.float64)
     chosen = np.where(crowded, np.nan, _dataset_iou(counts[:, halves.choose]))
     if not np.isfinite(chosen).any():
         return _Best()
-    channel = int(np.nanargmax(chosen))
+    channel, candidates = int(np.nanargmax(chosen)), int(np.isfinite(chosen).sum())
     own = counts[:, :, channel].T  # (image, 2)
     scored = halves.score & np.isfinite(own).all(axis=1)
     score = float(_dataset_iou(own[scored].T[..., None])[0])
@@ -173,7 +178,31 @@ def _scored(network: _Network, halves: Halves | None, position: int, run: Run | 
         return _Best()
     if run is None:
         return _Best(channel, score)
-    return _with_interval(channel, own[scored], None if run.groups is None else run.groups[scored], run)
+    groups = None if run.groups is None else run.groups[scored]
+    best = _with_interval(channel, own[scored], groups, run)
+    return replace(best, chosen=float(chosen[channel]), candidates=candidates)
+
+
+def _best_of_all(iou: np.ndarray) -> _Best:
+    """Choose and score on all images, (channel,)."""
+    if not np.isfinite(iou).any():
+        return _Best()
+    top = float(np.nanmax(iou))
+    return _Best(int(np.nanargmax(iou)), top, chosen=top, candidates=int(np.isfinite(iou).sum()))
+
+
+def _choices(
+    best: Sequence[_Best], halves: Halves | None, run: Run, named: Sequence[str]
+) -> tuple[Choice, ...]:
+    """What was chosen by its IoU; scored on the same images where nothing is kept by image."""
+    everywhere = np.ones(len(run.images), dtype=bool)
+    sides = halves or Halves(everywhere, everywhere, "", "all images", independent=False)
+    made: list[Choice] = []
+    for what, item in zip(named, best, strict=True):
+        kept = np.array([item.iou])
+        chosen = Best(item.channel, item.chosen, kept, item.candidates, "IoU over all pixels")
+        made += choices_of(run, what, chosen, sides)
+    return tuple(made)
 
 
 def _dataset_iou(counts: np.ndarray) -> np.ndarray:
