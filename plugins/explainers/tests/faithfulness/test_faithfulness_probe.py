@@ -267,6 +267,7 @@ def test_a_network_that_answers_the_same_to_everything_allows_no_verdict():
     assert conclusion.summary["verdict"].sel(explainer="truth, features") == "undecided"
     assert all(finding.verdict == "notice" for finding in conclusion.findings)
     assert np.isnan(conclusion.summary["mean"].sel(measure="infidelity")).all()
+    assert float(conclusion.summary["mean"].sel(measure="increase", explainer="truth, features")) == 0
 
 
 def test_a_truth_that_drowns_in_noise_stops_to_win():
