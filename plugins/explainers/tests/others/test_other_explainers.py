@@ -210,6 +210,20 @@ def test_the_same_formula_gives_the_same_map(theirs, layer):
     assert np.abs(ours - other).max() <= 1e-5
 
 
+@pytest.mark.parametrize("adapter", ON_LAYERS.values(), ids=lambda adapter: adapter.name)
+def test_maps_are_raw(adapter, images):
+    """Nothing is normalised or enlarged: ten times the score is another map, on the layer's grid."""
+    network = multi_logit()
+    once = maps(adapter, network, images, 1)
+    with torch.no_grad():
+        network.classifier.weight.mul_(10)
+
+    ten = maps(adapter, network, images, 1)
+
+    assert once.shape == (4, 6, 8)
+    assert float(ten.abs().max()) > 5 * float(once.abs().max())
+
+
 @installed("torchcam")
 def test_one_name_is_two_formulas():
     """Grad-CAM++ of torch-cam and that of the authors are different maps in a middle layer."""

@@ -178,11 +178,13 @@ def test_contributions_add_up_to_the_change_of_the_score(explainer, replacement,
     network = multi_logit(classes)
     images = torch.randn(2, 3, rows, 10, generator=torch.Generator().manual_seed(seed))
 
-    found = maps(replace(explainer, replacement=replacement), network, images, classes - 1).sum((1, 2))
+    found = maps(replace(explainer, replacement=replacement), network, images, classes - 1)
 
     with torch.no_grad():
         change = (network(images) - network(replaced(images, replacement)))[:, -1]
-    assert torch.allclose(found, change, rtol=0.02, atol=0.02 * float(change.abs().max()) + 1e-6)
+    # the quadrature steps over the kinks of a piecewise linear network
+    allowed = 0.01 * found.abs().sum((1, 2)) + 1e-6
+    assert bool(((found.sum((1, 2)) - change).abs() <= allowed).all())
 
 
 @every
