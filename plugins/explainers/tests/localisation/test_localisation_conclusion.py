@@ -13,6 +13,7 @@ from wsss_probe_explainers.localisation.localisation_probe import Localisation
 from wsss_probe_explainers.localisation.localisation_verdict import Standing
 from wsss_probe_explainers.localisation.network import NetworkScores
 from wsss_probe_explainers.localisation.pooled_pixels import pooled_pixels
+from wsss_probe_explainers.localisation.reached import second_order, several
 
 from wsss_probe.errors import SealedError, UsageError
 from wsss_probe.schema import check_sections
@@ -304,3 +305,29 @@ def test_an_image_explained_for_another_class_is_not_pooled():
     assert np.isfinite(seen.rows["average_precision"].values[3]).all()
     pooled = seen.partial["pixels_inside"].sum("score") + seen.partial["pixels_outside"].sum("score")
     assert (pooled.values == int((scene.masks[1] != -1).sum())).all()
+
+
+@pytest.mark.parametrize(
+    ("gain", "words", "verdict"), [(0.3, "reaches more", "ok"), (-0.3, "reaches fewer", "notice")]
+)
+def test_reaching_more_objects_is_second_minus_first(gain, words, verdict):
+    """Reaching more of several objects is a positive effect; images with one object do not count."""
+    _, run = surveyed()
+    generator = np.random.default_rng(0)
+    first = generator.uniform(0.3, 0.5, 20)
+    rows = run.rows("localisation").assign(objects=("image", np.array([1.0] * 5 + [2.0] * 15)))
+    names = ["gradcam, features", "gradcampp, features"]
+
+    def network(gained):
+        recall = np.stack([first, first + gained + generator.normal(0, 0.02, 20)], axis=1)
+        return NetworkScores(names, {"recall": recall}, np.empty((20, 2, 2, 1)))
+
+    (finding,) = second_order(several(rows, network(gain), {"shuffled-0": network(0.0)}, run), run)
+
+    assert finding.effect == pytest.approx(gain, abs=0.03)
+    assert (finding.n, finding.groups) == (15, 15)
+    assert words in finding.statement
+    assert finding.verdict == verdict
+    (beside,) = second_order(several(rows, network(gain), {"shuffled-0": network(0.5)}, run), run)
+    assert beside.verdict == "notice"
+    assert second_order(several(rows, NetworkScores(names[:1], {}, np.empty(0)), {}, run), run) == ()
