@@ -280,6 +280,17 @@ def test_constant_maps_say_nothing_about_places(formula, channels):
     torch.testing.assert_close(found, torch.full((1, 3, 3), expected), rtol=1e-6, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["centred", "sigmoid", "rbf"])
+@pytest.mark.parametrize("channels", [2, 30], ids=["few", "many"])
+def test_rounding_is_no_variation(name, channels):
+    """Differences below the rounding of float32 give zeros, not the first component of noise."""
+    noise = torch.randn(1, channels, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    found = FORMULAS[name](1 / 3 + 1e-11 * noise)
+
+    torch.testing.assert_close(found, torch.zeros(1, 3, 4), rtol=0, atol=0)
+
+
 @every
 def test_nan_stays_in_its_image(formula):
     """An unreadable image gives NaN in its own map only."""

@@ -92,12 +92,12 @@ def kernel_component(values: Tensor, kernel: Kernel = "sigmoid", gamma: float | 
     Tensor, (image, row, column)
         float32, without a unit.
     """
-    usable, planes = _usable(values), values.flatten(2)
+    planes, total = _read(values)
     scale = 1 / planes.shape[1] if gamma is None else gamma
-    grams = torch.stack([_kernel_matrix(_less_mean(_double(one)), kernel, scale) for one in planes])
+    grams = torch.stack([_kernel_matrix(_less_mean(one.double()), kernel, scale) for one in planes])
     largest, vectors, clear = _leading(grams, torch.full_like(grams[:, 0, 0], _NOTHING * grams.shape[1]))
     maps = largest.sqrt()[:, None] * vectors
-    return _finished(maps, planes, usable & clear).view(len(values), *values.shape[2:])
+    return _finished(maps, total, clear).view(len(values), *values.shape[2:])
 
 
 # -- parts -------------------------------------------------------------------------------------
@@ -105,26 +105,28 @@ def kernel_component(values: Tensor, kernel: Kernel = "sigmoid", gamma: float | 
 
 def _component(values: Tensor, prepared: Callable[[Tensor], Tensor]) -> Tensor:
     """Component of the smaller of two Gram matrices: over positions, or over channels."""
-    usable, planes = _usable(values), values.flatten(2)
+    planes, total = _read(values)
     over_positions = planes.shape[2] <= planes.shape[1]
-    grams = torch.stack([_gram(prepared(_double(one)), over_positions=over_positions) for one in planes])
-    floor = _NOTHING * torch.stack([_double(one).square().sum() for one in planes])
+    # one image at a time: a Gram matrix squares its values, and double precision of all at once is large
+    grams = torch.stack([_gram(prepared(one.double()), over_positions=over_positions) for one in planes])
+    floor = _NOTHING * torch.linalg.vector_norm(planes.flatten(1), dim=1, dtype=torch.float64).square()
     largest, vectors, clear = _leading(grams, floor)
     if over_positions:
         maps = largest.sqrt()[:, None] * vectors
     else:
-        maps = torch.stack([v @ prepared(_double(one)) for v, one in zip(vectors, planes, strict=True)])
-    return _finished(maps, planes, usable & clear).view(len(values), *values.shape[2:])
+        maps = torch.stack([v @ prepared(one.double()) for v, one in zip(vectors, planes, strict=True)])
+    return _finished(maps, total, clear).view(len(values), *values.shape[2:])
 
 
-def _usable(values: Tensor) -> Tensor:
-    """Mark images without NaN or infinity, (image,)."""
-    return values.isfinite().flatten(1).all(1)
+def _read(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values as (image, channel, position), and their sums over channels, (image, position).
 
-
-def _double(planes: Tensor) -> Tensor:
-    """One image's values as (channel, position) in double precision: a Gram matrix squares them."""
-    return planes.double().nan_to_num(0, 0, 0)
+    The values of an image with NaN or infinity become zeros; its sums keep them.
+    """
+    planes = values.flatten(2)
+    total = planes.sum(1, dtype=torch.float64)
+    usable = total.isfinite().all(1)
+    return (planes if bool(usable.all()) else planes.where(usable[:, None, None], 0)), total
 
 
 def _as_it_is(planes: Tensor) -> Tensor:
@@ -186,13 +188,12 @@ def _two_largest(gram: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values).to(gram.device), torch.from_numpy(vectors).to(gram.device)
 
 
-def _finished(maps: Tensor, planes: Tensor, usable: Tensor) -> Tensor:
+def _finished(maps: Tensor, total: Tensor, clear: Tensor) -> Tensor:
     """Fix the sign of maps (image, position); NaN where there is no map."""
-    total = planes.double().sum(1)
     agreement = (maps * total).sum(1)
     silent = agreement.abs() <= _TIE * maps.norm(dim=1) * total.norm(dim=1)
     size = maps.abs()
     largest = (size >= (1 - _TIE) * size.amax(1, keepdim=True)).int().argmax(1)  # the first of equals
     side = torch.where(silent, maps.gather(1, largest[:, None])[:, 0], agreement)
     turned = torch.where((side < 0)[:, None], -maps, maps)
-    return torch.where(usable[:, None], turned, torch.nan).float()
+    return torch.where((clear & agreement.isfinite())[:, None], turned, torch.nan).float()
