@@ -31,8 +31,9 @@ def maps_or_none(explainer, kind, images):
     try:
         return maps_of(laid_out(kind), explainer, images)
     except ModelError as error:
-        assert "channels first" in (error.wanted or ""), str(error)
-        return None
+        if "channels first" in (error.wanted or ""):
+            return None
+        raise
 
 
 @pytest.mark.parametrize("kind", ["NHWC", "tokens"])
