@@ -94,11 +94,17 @@ def _copies(maps: Tensor) -> list[tuple[int, int]]:
     values = values[:, ::step].double()
     # a channel that answers at a few cells only, or everywhere alike, is like any other one that does
     lively = ((values != 0).sum(dim=1) >= _ANSWERS) & (values.amax(dim=1) > values.amin(dim=1))
-    scaled = torch.nn.functional.normalize(values, dim=1)
-    alike = (scaled @ scaled.T).abs() >= _COPY
+    # nearly flat channels are nearly proportional, but their ups and downs are not
+    alike = _alike(values) & _alike(values - values.mean(dim=1, keepdim=True))
     alike &= lively[:, None] & lively[None, :]
     first = alike.double().argmax(dim=1)  # the first channel that it is like; itself where there is none
     return [(int(f), i) for i, f in enumerate(first.tolist()) if lively[i] and f < i]
+
+
+def _alike(values: Tensor) -> Tensor:
+    """Whether two channels are the same up to a factor, (channel, channel)."""
+    scaled = torch.nn.functional.normalize(values, dim=1)
+    return (scaled @ scaled.T).abs() >= _COPY
 
 
 def silent_rectifiers(evidence: Evidence) -> Iterator[Suspicion]:

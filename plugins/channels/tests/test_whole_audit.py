@@ -9,6 +9,7 @@ from torch import nn
 import wsss_probe
 from wsss_probe.errors import ExitCode
 from wsss_probe.findings import read_findings
+from wsss_probe.ledger import masks_consumed, read_choices
 from wsss_probe.passport import read_passport
 
 CLASSES = ("dot", "bar", "ring")
@@ -107,6 +108,20 @@ class TestAnyNetwork:
             assert table["weight"].shape == (len(CLASSES), channels)
             assert np.isfinite(table["weight"].values).all()
         assert kinds == {"0": "effective", "3": "effective", "4": "head"}
+
+    def test_every_choice_is_in_the_ledger(self, outcome):
+        """What is quoted of a best channel was chosen on other groups, and the ledger says on which."""
+        choices = {choice.what: choice for _, choice in read_choices(outcome.folder)}
+
+        assert {
+            "channel of 4 for dot",
+            "channel of 4 for dot, fine",
+            "channel of 4 for dot, dissected",
+        } <= set(choices)
+        assert not any(choice.reopened for choice in choices.values())
+        assert choices["channel of 4 for dot"].masks == 8
+        assert choices["channel of 4 for dot"].groups == 4
+        assert 8 <= masks_consumed([("channels", choice) for choice in choices.values()]) <= 16
 
     def test_every_layer_has_a_passport(self, outcome):
         """One row per channel, with columns from several analyses."""

@@ -60,7 +60,7 @@ class ChannelF1(Probe):
         A per-image F1 strictly above it counts as strong.
     chosen_on : str
         Split on which the best channel is chosen; empty takes ``train`` if there is one besides
-        another, else a random half of the groups.
+        another, else a validation split, else a random half of the groups.
     complements : {"auto", "none", "all"}
         Which mask classes get complements as regions of their own, see
         :func:`wsss_probe_channels.regions.regions_of`.
