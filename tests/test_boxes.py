@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from skimage.measure import label, regionprops
 
-from wsss_probe.boxes import box_iou, box_overlap, connected_parts, max_box_acc, max_box_acc_v2
+from wsss_probe.boxes import (
+    box_iou,
+    box_overlap,
+    connected_parts,
+    max_box_acc,
+    max_box_acc_v2,
+    numbered_parts,
+)
 
 
 def iou_by_the_book(one, two):
@@ -136,3 +143,24 @@ def test_without_objects_or_images_nothing_is_defined():
     assert box_overlap(np.zeros((2, 2)), [(0, 0, 0, 0)], [0.0]).largest.tolist() == [0]
     with pytest.raises(ValueError, match="NaN"):
         box_overlap(np.full((2, 2), np.nan), [(0, 0, 0, 0)], [0.5])
+
+
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 6))
+def test_numbered_parts_equal_the_loop(seed, rows, columns):
+    """Objects with numbers of their own keep them apart where they touch, the largest first."""
+    numbers = np.random.default_rng(seed).integers(0, 4, (rows, columns)) * 7
+    found = numbered_parts(numbers)
+    cells = {}
+    for row in range(rows):
+        for column in range(columns):
+            if numbers[row, column]:
+                cells.setdefault(int(numbers[row, column]), []).append((row, column))
+
+    assert len(found) == len(cells)
+    assert found.areas.tolist() == sorted((len(own) for own in cells.values()), reverse=True)
+    for own in cells.values():
+        (label,) = {int(found.labels[cell]) for cell in own}
+        high, low = zip(*own, strict=True)
+        assert found.areas[label - 1] == len(own)
+        assert found.boxes[label - 1].tolist() == [min(high), min(low), max(high), max(low)]
+    assert (found.labels == 0).sum() == (numbers == 0).sum()

@@ -751,6 +751,21 @@ class TestManifestSource:
         assert source.read(0).mask.dtype == np.int64
         assert (source.read(1).mask, source.read(1).mask_error) == (None, "")
 
+    def test_objects_keep_their_numbers(self, tmp_path):
+        """Instance masks tell objects apart on the grid of the view, ignored ids left out; classes do not."""
+        save(tmp_path / "a.png", noise(2, 4))
+        save(tmp_path / "m.png", np.array([[0, 7, 7, 12], [5, 9, 9, 12]], np.uint8))
+        tables = {"image": ["a.png"], "mask": ["m.png"]}
+        numbered = ManifestSource(
+            manifest_of(tmp_path, MaskSpec.instances(ignore=(9,)), **tables), Preprocessing.parse("unit")
+        )
+        classes = MaskSpec((("x", (5, 7, 12)),), ignore=(9,))
+        plain = ManifestSource(manifest_of(tmp_path, classes, **tables), Preprocessing.parse("unit"))
+
+        assert numbered.read(0).objects.tolist() == [[0, 7, 7, 12], [5, 0, 0, 12]]
+        assert numbered.read(0).mask.tolist() == plain.read(0).mask.tolist()
+        assert plain.read(0).objects is None
+
     def test_tiles_are_cut_from_image_and_mask(self, tmp_path):
         """A tile shows its part of the image and of the mask."""
         pixels, ids = noise(20, 30), np.arange(600).reshape(20, 30) % 5

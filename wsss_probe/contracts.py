@@ -304,6 +304,8 @@ class Batch:
     relevance : mapping of (str, str) to Tensor, (image, row, column)
         For probes with ``Needs.relevance``: maps of ``(explainer, layer)`` for the survey's first
         target, signed, on their own grid. NaN where the explainer gives none for this network.
+    objects : Tensor of int or None, (image, row, column)
+        Number of the annotated object at each pixel, 0 in none; None where masks hold classes only.
     lend : callable
         ``with batch.lend() as module:`` lends the network itself, in eval mode with gradients
         enabled, to what must hook it (captum, other people's explainers). Whatever the block leaves
@@ -328,6 +330,7 @@ class Batch:
     activations_of: Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]] = _nothing_else
     targets: Mapping[Target, Tensor] = field(default_factory=dict)
     relevance: Mapping[Pair, Tensor] = field(default_factory=dict)
+    objects: Tensor | None = None
     lend: Callable[[], AbstractContextManager[nn.Module]] = _no_network
     layers: Mapping[str, LayerInfo] = field(default_factory=dict)
 

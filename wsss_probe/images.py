@@ -200,6 +200,9 @@ class Sample:
         What was decided while decoding.
     mask_error : str
         Why the image is used without its mask; empty when there is none to miss.
+    objects : ndarray of int64, (row, column), or None
+        Number of the annotated object at each pixel of the input grid, 0 in none; None where masks
+        hold classes and no objects.
     """
 
     index: int
@@ -209,6 +212,7 @@ class Sample:
     error: str = ""
     notes: tuple[str, ...] = ()
     mask_error: str = ""
+    objects: NDArray[np.int64] | None = None
 
 
 class Source(Protocol):
@@ -283,9 +287,9 @@ class ManifestSource:
             self._require_size(_shape(seen))
         except ImageError as error:
             return Sample(index, error=str(error))
-        mask, mask_error = self._mask(index, _shape(decoded.pixels), pixels)
+        mask, objects, mask_error = self._mask(index, _shape(decoded.pixels), pixels)
         tensor = network_input(seen, self.preprocessing)
-        return Sample(index, seen, tensor, mask, "", decoded.notes, mask_error)
+        return Sample(index, seen, tensor, mask, "", decoded.notes, mask_error, objects)
 
     def picture(self, index: int) -> NDArray[np.uint8] | None:
         """Show one image as the network sees it, (row, column, 3); None if it cannot be read."""
@@ -302,10 +306,11 @@ class ManifestSource:
 
     def _mask(
         self, index: int, shape: Size, pixels: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.int64] | None, str]:
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None, str]:
+        """Classes and objects on the input grid, or why the mask cannot be used."""
         path, box, spec = self.manifest.mask_path(index), self.manifest.box(index), self.masks
         if path is None or spec is None:
-            return None, ""
+            return None, None, ""
         try:
             if box is None:
                 ids = decode_mask(path, max_pixels=self._max_pixels)
@@ -314,10 +319,12 @@ class ManifestSource:
             if ids.shape != shape:
                 found, wanted = (f"{rows} x {columns} pixels" for rows, columns in (_shape(ids), shape))
                 raise ImageError("mask of another size than its image", found=found, wanted=wanted)
-            positions = spec.with_white(spec.positions(ids if box is None else cut(ids, box)), pixels)
-            return mask_view(positions, self.preprocessing), ""
+            own = ids if box is None else cut(ids, box)
+            positions = spec.with_white(spec.positions(own), pixels)
+            objects = mask_view(spec.objects(own), self.preprocessing) if spec.any_id else None
+            return mask_view(positions, self.preprocessing), objects, ""
         except (ImageError, ManifestError) as error:
-            return None, f"{display(path.name)}: {error}"
+            return None, None, f"{display(path.name)}: {error}"
 
     def _require_size(self, size: Size) -> None:
         if self.preprocessing.size is None and size != self._common_size:

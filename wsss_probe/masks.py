@@ -161,6 +161,21 @@ class MaskSpec:
             )
         return positions
 
+    def objects(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Number of the object at each pixel where each object has an id of its own; 0 in none.
+
+        Parameters
+        ----------
+        ids : ndarray of int, (row, column)
+
+        Returns
+        -------
+        ndarray of int64, (row, column)
+            All 0 where ids mean classes.
+        """
+        counted = np.isin(ids, [*self.ignore, *self.background], invert=True) & self.any_id
+        return np.where(counted, ids, 0).astype(np.int64)
+
     def _table(self) -> NDArray[np.int64]:
         table = np.full(_LARGEST_ID + 1, _UNLISTED, dtype=np.int64)
         if self.any_id:

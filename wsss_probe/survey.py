@@ -245,6 +245,15 @@ def _stack_masks(task: Task, samples: Sequence[Sample]) -> Tensor | None:
     return torch.from_numpy(masks).to(task.plan.execution.device)
 
 
+def _stack_objects(task: Task, samples: Sequence[Sample]) -> Tensor | None:
+    """Numbers of annotated objects on the input grid; None where no image has any."""
+    if all(sample.objects is None for sample in samples):
+        return None
+    blank = np.zeros(task.survey.input_shape[1:], dtype=np.int64)
+    numbers = np.stack([blank if sample.objects is None else sample.objects for sample in samples])
+    return torch.from_numpy(numbers).to(task.plan.execution.device)
+
+
 # -- one batch ---------------------------------------------------------------------------------
 
 
@@ -295,6 +304,7 @@ def _batch(task: Task, samples: Sequence[Sample], known: _Known) -> Batch:
         images=images,
         labels=labels,
         masks=_stack_masks(task, samples),
+        objects=_stack_objects(task, samples),
         mask_classes=task.survey.mask_classes,
         readable=decoded & _finite([captured.logits, *captured.activations.values()]),
         logits=captured.logits,
@@ -498,7 +508,7 @@ def _notes(samples: Sequence[Sample], usable: np.ndarray) -> dict[str, str]:
 
 
 def _without_tensor(sample: Sample) -> Sample:
-    return replace(sample, tensor=None, view=None, mask=None)
+    return replace(sample, tensor=None, view=None, mask=None, objects=None)
 
 
 def _common(pieces: Sequence[Mapping[str, TableBlock]]) -> list[str]:

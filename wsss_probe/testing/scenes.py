@@ -241,6 +241,7 @@ def take(batch: Batch, indices: Sequence[int]) -> Batch:
         images=batch.images[chosen],
         labels=batch.labels[chosen],
         masks=None if batch.masks is None else batch.masks[chosen],
+        objects=None if batch.objects is None else batch.objects[chosen],
         readable=batch.readable[chosen],
         logits=batch.logits[chosen],
         activations={name: maps[chosen] for name, maps in batch.activations.items()},

@@ -164,3 +164,12 @@ def test_images_of_many_objects_have_no_boxes():
 
     assert few.every.tolist() == [1.0] * 9
     assert np.isnan(many.every).all()
+
+
+def test_annotated_objects_that_touch_are_told_apart():
+    """Numbers from the mask make two objects of one connected region; without them it is one."""
+    mask = torch.zeros(4, 4, dtype=torch.int64)
+    numbers = torch.tensor([[3, 3, 8, 8]] * 4)
+
+    assert len(image_truth(mask == 0, mask, 0).objects) == 1
+    assert len(image_truth(mask == 0, mask, 0, numbers).objects) == 2

@@ -116,8 +116,10 @@ class Localisation(Probe):
         if batch.masks is None:
             return None
         region, own = regions(batch, batch.masks, self.region, self.target)
+        objects = [None] * len(region) if batch.objects is None else batch.objects
         truths = [
-            image_truth(one, mask, self.tolerance) for one, mask in zip(region, batch.masks, strict=True)
+            image_truth(one, mask, self.tolerance, numbers)
+            for one, mask, numbers in zip(region, batch.masks, objects, strict=True)
         ]
         judged = maps_of(batch)
         scores = [_scored(kind, truths, batch.readable) for kind in judged]

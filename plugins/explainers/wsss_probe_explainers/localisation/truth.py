@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_probe.boxes import Parts, connected_parts
+from wsss_probe.boxes import Parts, connected_parts, numbered_parts
 from wsss_probe.errors import UsageError
 from wsss_probe.masks import WHITE
 from wsss_probe.overlap import IGNORED
@@ -148,7 +148,8 @@ class ImageTruth:
     reach : ndarray of bool, (row, column)
         ``inside``, widened by the tolerance of the pointing game.
     objects : Parts
-        Connected parts of the region. Things that touch are one object, since masks hold classes.
+        Annotated objects where masks tell them apart; else connected parts of the region, and things
+        that touch are one.
     """
 
     inside: NDArray[np.bool_]
@@ -163,7 +164,7 @@ class ImageTruth:
         return int(self.inside.sum()) / known if known else float("nan")
 
 
-def image_truth(region: Tensor, mask: Tensor, tolerance: float) -> ImageTruth:
+def image_truth(region: Tensor, mask: Tensor, tolerance: float, objects: Tensor | None = None) -> ImageTruth:
     """Prepare the region of one image.
 
     Parameters
@@ -172,6 +173,8 @@ def image_truth(region: Tensor, mask: Tensor, tolerance: float) -> ImageTruth:
     mask : Tensor of int, (row, column)
     tolerance : float
         Distance in pixels of the network input up to which a point beside the region is a hit.
+    objects : Tensor of int, (row, column), optional
+        Numbers of annotated objects, which may touch; without them connected parts are objects.
 
     Returns
     -------
@@ -179,7 +182,8 @@ def image_truth(region: Tensor, mask: Tensor, tolerance: float) -> ImageTruth:
     """
     known = (mask != IGNORED).cpu().numpy()
     inside = region.cpu().numpy() & known
-    return ImageTruth(inside, known, _widened(inside, tolerance), connected_parts(inside))
+    found = connected_parts(inside) if objects is None else numbered_parts(objects.cpu().numpy() * inside)
+    return ImageTruth(inside, known, _widened(inside, tolerance), found)
 
 
 def _widened(inside: NDArray[np.bool_], tolerance: float) -> NDArray[np.bool_]:
