@@ -110,7 +110,7 @@ def without(image: Tensor, removed: Tensor, seed: int, index: int) -> Tensor:
     """
     cells, size = (removed.shape[0], removed.shape[1]), (image.shape[1], image.shape[2])
     coarse = image if cells == size else F.adaptive_avg_pool2d(image[None].float(), cells)[0]
-    filled = torch.from_numpy(imputed(coarse.cpu().numpy(), removed.cpu().numpy()))
+    filled = torch.from_numpy(imputed(coarse.float().cpu().numpy(), removed.cpu().numpy()))
     filled = filled.to(image.device, image.dtype)
     gone = removed.to(image.device)
     if cells != size:

@@ -54,7 +54,7 @@ class Sanity(Probe):
     """
 
     images: int = 12
-    groups: int = 8
+    groups: int = 6
     draws: int = 2
     chosen: tuple[int, ...] = field(default=(), repr=False)
     target: Target = "predicted"

@@ -106,8 +106,8 @@ def _hardly(summary: xr.Dataset, at: int) -> Finding:
 
 
 _SAYINGS = {
-    "depends in part": "changes with the weights, but not down to what maps of different images share",
-    "depends": "with all layers drawn again, is no more like itself than like the map of another image",
+    "depends in part": "changes with the weights, though not down to what maps of different images share",
+    "depends": "is no more like itself than like another image's once all layers are drawn again",
     "undefined": "cannot be tested by forgetting, since maps of different images are alike or there are none",
 }
 
