@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wsss_probe_explainers.attribution import (
         CAM,
         KPCACAM,
+        AblationCAM,
         Attribution,
         DeepLift,
         EigenCAM,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         LayerCAM,
         Occlusion,
         Saliency,
+        ScoreCAM,
         SmoothGrad,
         SmoothGradCAMPlusPlus,
         XGradCAM,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CAM",
     "KPCACAM",
+    "AblationCAM",
     "Attribution",
     "DeepLift",
     "EigenCAM",
@@ -59,6 +62,7 @@ __all__ = [
     "LayerCAM",
     "Occlusion",
     "Saliency",
+    "ScoreCAM",
     "SmoothGrad",
     "SmoothGradCAMPlusPlus",
     "XGradCAM",
@@ -66,7 +70,16 @@ __all__ = [
     "wsss_probe_probes",
 ]
 
-_PROBES = MappingProxyType({"Localisation": "localisation.localisation_probe"})
+_PROBES = MappingProxyType(
+    {
+        "DegenerateMaps": "agreement.degenerate_probe",
+        "Localisation": "localisation.localisation_probe",
+        "Faithfulness": "faithfulness.faithfulness_probe",
+        "Sensitivity": "faithfulness.sensitivity_probe",
+        "Sanity": "sanity.sanity_probe",
+        "Agreement": "agreement.agreement_probe",
+    }
+)
 """Probes, in the order of the report: class and module."""
 
 
