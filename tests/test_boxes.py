@@ -136,7 +136,7 @@ def test_accuracy_takes_the_best_common_threshold():
 
 
 def test_without_objects_or_images_nothing_is_defined():
-    """No object: NaN. No images: NaN. No part: no overlap. A map with NaN is refused."""
+    """Without objects or images the result is NaN, without parts 0, and a map with NaN is refused."""
     assert np.isnan(box_overlap(np.ones((2, 2)), [], [0.5]).every).all()
     assert math.isnan(max_box_acc(np.full((2, 3), np.nan)))
     assert math.isnan(max_box_acc_v2(np.empty((0, 3))))

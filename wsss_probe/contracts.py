@@ -46,6 +46,7 @@ __all__ = [
     "ModelSource",
     "Needs",
     "Observation",
+    "Pair",
     "Picture",
     "Probe",
     "Question",

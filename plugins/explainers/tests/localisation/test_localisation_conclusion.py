@@ -219,7 +219,7 @@ def test_maps_that_are_undefined_or_constant_are_counted():
 
 
 def test_without_masks_or_maps_nothing_is_observed():
-    """No masks in the batch: no observation. No explainer planned: no probe."""
+    """Without masks in the batch there is no observation, without an explainer no probe."""
     scene = make_scene(images=4).with_explainers(MAPS)
     (part,) = Localisation().split(scene.survey)
 
