@@ -74,7 +74,7 @@ def alike(first: Sequence[Tensor], second: Sequence[Tensor]) -> tuple[Tensor, Te
         )
         rows, columns = (torch.tensor(members)[index] for index in here.nonzero(as_tuple=True))
         values = [_flat(maps, members, grid) for maps in (first, second)]
-        correlation[:, rows, columns] = _products(values, centred_ranks)[:, here]
+        correlation[:, rows, columns] = _products(values, centred_ranks)[:, here].clamp(-1, 1)
         overlap[:, rows, columns] = _overlap(values)[:, here]
     return correlation, overlap
 
