@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["line_plot"]
 
-_DASHES = ("solid", "dot", "dash", "dashdot", "longdash")
+_DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
 def line_plot(
@@ -37,6 +37,13 @@ def line_plot(
         For :class:`wsss_probe.contracts.Figure`.
     """
     along = np.asarray(x, dtype=float).tolist()
+    known = [name for name in curves if name not in grey]
+    looks = {
+        name: (PALETTE[place % len(PALETTE)], _DASHES[place // len(PALETTE) % len(_DASHES)])
+        for place, name in enumerate(known)
+    }
+    baselines = [name for name in curves if name in grey]
+    looks |= {name: (CONTROL_COLOR, _DASHES[1 + at % 5]) for at, name in enumerate(baselines)}
     data = [
         {
             "type": "scatter",
@@ -44,14 +51,10 @@ def line_plot(
             "name": name,
             "x": along,
             "y": np.asarray(values, dtype=float).tolist(),
-            "line": {
-                "color": CONTROL_COLOR if name in grey else PALETTE[place % len(PALETTE)],
-                "dash": _DASHES[place % len(_DASHES)] if name in grey else "solid",
-                "width": 2,
-            },
+            "line": {"color": looks[name][0], "dash": looks[name][1], "width": 2},
             "hovertemplate": f"{name}<br>%{{x:.2g}}: %{{y:.3g}}<extra></extra>",
         }
-        for place, (name, values) in enumerate(curves.items())
+        for name, values in curves.items()
     ]
     layout = {
         "height": 420,

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from wsss_probe import Conclusion, Figure, Finding, Needs, Observation, Probe, Section, Table, Text
+from wsss_probe import Conclusion, Figure, Finding, Needs, Observation, Probe, Section, Text
 from wsss_probe.errors import UsageError
 from wsss_probe.report.figures import interval_plot
 from wsss_probe.statistics import group_bootstrap
@@ -170,7 +170,7 @@ class Sensitivity(Probe):
             frame["map"].tolist(), frame["mean"].tolist(), ends, axis="largest relative change"
         )
         definition = "max over draws of the norm of M(x + e) - M(x) over that of M(x). Yeh et al. (2019)."
-        blocks = (Text(text), Figure(plot, caption, definition, frame), Table(frame, caption))
+        blocks = (Text(text), Figure(plot, caption, definition, frame))
         yield Section("where", "Maps of hardly changed images", blocks)
 
 
