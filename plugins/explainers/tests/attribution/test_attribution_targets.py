@@ -10,6 +10,7 @@ from torch import nn
 from wsss_probe_explainers import attribution, wsss_probe_explainers
 from wsss_probe_explainers.attribution import Attribution, GradCAM, IntegratedGradients, LayerCAM, Saliency
 from wsss_probe_explainers.attribution.faces import OnLayer, OnPixels
+from wsss_probe_explainers.attribution.probabilities import look_like_probabilities
 
 from wsss_probe import DefinitionCard, Explainer
 from wsss_probe.certificate import fingerprint
@@ -240,6 +241,22 @@ def test_a_functional_softmax_is_seen_by_its_values(images):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Saliency(Soft().eval()).attribute(images, lambda output: output[:, 0].log())
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([[1.0, 0.0], [0.0, 1.0]], True),
+        ([[0.7, 0.3], [float("nan"), 0.0]], True),
+        ([[0.7, 0.4]], False),
+        ([[1.5, -0.5]], False),
+        ([[1.0]], False),
+        ([[float("nan"), 0.0]], False),
+    ],
+)
+def test_probabilities_are_told_by_their_values(values, told):
+    """Certain ones count, as do 0 and 1; single logits and broken rows say nothing."""
+    assert look_like_probabilities(torch.tensor(values)) is told
 
 
 @pytest.mark.parametrize("face", [GradCAM, Saliency], ids=lambda face: face.__name__)

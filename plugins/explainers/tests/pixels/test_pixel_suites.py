@@ -369,6 +369,17 @@ def test_a_seed_is_another_noise():
     assert not torch.allclose(first[0], first[1])  # the same image at another place in the manifest
 
 
+def test_a_window_is_cut_to_a_narrow_image():
+    """A window higher than the image hides whole columns, and each pixel of a column falls alike."""
+    images = torch.rand(1, 3, 4, 20, generator=torch.Generator().manual_seed(0))
+
+    found = maps(OcclusionMap(window=8, stride=4), multi_logit(2), images, 1)
+
+    assert found.shape == (1, 4, 20)
+    torch.testing.assert_close(found, found[:, :1].expand(1, 4, 20))
+    assert float(found.std()) > 0
+
+
 @pytest.mark.parametrize("divide", [patches, superpixels])
 @settings(max_examples=15, deadline=None)
 @given(
