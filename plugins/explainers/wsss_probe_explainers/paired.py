@@ -62,9 +62,11 @@ def compare(values: ArrayLike, groups: ArrayLike | None, seed: int = 0) -> Compa
     names = np.arange(len(array)) if groups is None else np.asarray(groups)
     found = [group_bootstrap(column, groups, seed=seed) for column in array.T]
     p = np.array([sign_flip_p(column, names, seed) for column in array.T])
-    parts = (np.array([float(getattr(item, key)) for item in found]) for key in ("estimate", "low", "high"))
+    means, low, high = (
+        np.array([float(getattr(item, key)) for item in found]) for key in ("estimate", "low", "high")
+    )
     n, count = (np.array([getattr(item, key) for item in found], dtype=np.int64) for key in ("n", "groups"))
-    return Comparison(*parts, p, benjamini_hochberg(p), n, count)
+    return Comparison(means, low, high, p, benjamini_hochberg(p), n, count)
 
 
 def sign_flip_p(differences: NDArray[np.float64], groups: ArrayLike, seed: int = 0) -> float:

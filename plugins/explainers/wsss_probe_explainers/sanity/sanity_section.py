@@ -87,8 +87,8 @@ def _curves(summary: xr.Dataset, order: str) -> Figure:
         "Groups drawn again from the output down" if order == "cascading" else "Each group drawn again alone"
     )
     caption = (
-        f"{what}, mean over n = {summary.attrs['n']} images of {summary.attrs['groups']} groups; 1: the map itself; "
-        f"grey: maps of different images by the trained network, {np.nanmin(chance, initial=1):.2f} to "
+        f"{what}, mean over n = {summary.attrs['n']} images of {summary.attrs['groups']} groups; 1: the map "
+        f"itself; grey: maps of different images by the trained network, {np.nanmin(chance, initial=1):.2f} to "
         f"{np.nanmax(chance, initial=-1):.2f}, by explainer. {dead} of {part['alive'].size} points are of "
         "networks whose maps no longer differ between images; they say nothing."
     )
