@@ -88,7 +88,7 @@ def _curves(summary: xr.Dataset, order: str) -> Figure:
     )
     caption = (
         f"{what}, mean over n = {summary.attrs['n']} images of {summary.attrs['groups']} groups; 1: the map "
-        f"itself; grey: maps of different images by the trained network, {np.nanmin(chance, initial=1):.2f} to "
+        f"itself; grey: maps of different images, trained network, {np.nanmin(chance, initial=1):.2f} to "
         f"{np.nanmax(chance, initial=-1):.2f}, by explainer. {dead} of {part['alive'].size} points are of "
         "networks whose maps no longer differ between images; they say nothing."
     )
