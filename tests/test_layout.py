@@ -232,9 +232,10 @@ def test_a_convolutional_network_is_never_taken_for_another(size, stride, border
     border = min(border, min(size) // 2 - stride)
     rows, columns = ((side - border) // stride if border >= 0 else 1 for side in size)
 
-    layout, _ = infer_layout((1, channels, rows, columns), (3, *size))
+    layout, reason = infer_layout((1, channels, rows, columns), (3, *size))
 
     assert layout == Layout()
+    assert reason != NO_FIT
 
 
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 5), st.integers(0, 5))
@@ -412,6 +413,14 @@ def test_a_dead_network_is_not_marked():
     torch.nn.init.zeros_(net.classifier.weight)
 
     assert all(info.reached for info in described(net).values())
+
+
+def test_one_patch_that_is_read_is_enough():
+    """A layer of which the logits read the class token and a single patch is not marked."""
+    net = laid_out("tokens")
+    net.forward = lambda images: net.classifier(net.block(net.embed(images))[:, :2].sum(1))
+
+    assert described(net)["block"].reached
 
 
 def test_automatic_choice_enters_the_last_block():
