@@ -104,6 +104,7 @@ first, second = ("content:a", "content:b"), ("content:c", "content:d")
         ([made(images=2, seal=first), made("layer", images=4)], 4),
         ([made(masks=0)], 0),
         ([made(masks=1)], 1),
+        ([made(seal=("group a",)), made("layer", images=3, seal=("group a",))], 4),
         ([made(images=2, seal=("group a",)), made("layer", images=2, seal=("group b",))], 4),
     ],
 )

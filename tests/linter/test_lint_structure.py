@@ -75,6 +75,15 @@ def test_a_users_own_activation_module_is_no_function(linted):
     assert "functional-activations" not in linted(network.eval(), audited=["0"])
 
 
+def test_a_clamp_to_a_range_is_no_activation(make, linted):
+    """Values cut to a range, as a network may do with its input, are no rectifier."""
+    network = make()
+    whole = network.forward
+    network.forward = lambda images: whole(images.clamp(0, 5))
+
+    assert "functional-activations" not in linted(network, audited=["conv1"])
+
+
 def test_what_runs_outside_python_could_not_be_looked_at(images):
     """A scripted part hides its functions; that is said, and nothing is claimed."""
     with warnings.catch_warnings():
