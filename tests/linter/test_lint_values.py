@@ -39,6 +39,15 @@ def test_statistics_that_were_adapted_are_fine_without_a_count(make, linted):
     assert linted(network) == {}
 
 
+def test_a_normalisation_that_was_folded_is_fine(make, linted):
+    """Mean 0 and variance 1 after batches were counted: somebody folded it into the convolution before."""
+    network = make()
+    network.bn2.reset_running_stats()
+    network.bn2.num_batches_tracked += 5
+
+    assert linted(network) == {}
+
+
 @pytest.mark.parametrize(("share", "found"), [(0.5, False), (0.6, True)])
 def test_collapsed_variances(make, linted, share, found):
     """More than half of the running variances below eps are a notice; single dead channels are usual."""
