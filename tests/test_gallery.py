@@ -196,6 +196,12 @@ class TestUnderAMap:
         ]  # fmt: skip
         assert "Under a map: Dice, hit of this image." in caption
 
+    def test_scores_are_taken_by_the_name_of_the_map(self, notes):
+        """In a table of several explainers each map finds its own column, wherever it stands."""
+        table = xr.concat([scores([0.1] * 6, "other, features"), scores([0.9] * 6)], dim="explainer")
+
+        assert notes(Dice=table.transpose("image", "explainer"))[0] == ["Dice 0.90"] * 6
+
     def test_scores_of_another_map_stand_nowhere(self, notes):
         """A score of an explainer that is not shown has no place."""
         assert notes(Dice=scores([0.5] * 6, "other, features"))[0] == [""] * 6

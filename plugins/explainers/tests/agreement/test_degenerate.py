@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from wsss_probe_explainers.agreement.degenerate import CAUSES, KINDS, REMEDIES, kinds, probabilities
+from wsss_probe_explainers.agreement.degenerate import CAUSES, KINDS, REMEDIES, evidence, kinds, probabilities
 from wsss_probe_explainers.agreement.degenerate_probe import DegenerateMaps
 from wsss_probe_explainers.explainers import class_activation_map, grad_cam_map, layer_cam_map
 
@@ -184,6 +184,33 @@ class TestCauses:
         assert causes_of(conclusion, "gradcam") == {"no positive evidence": 6}
         assert causes_of(conclusion, "cam") == {}
         assert [f.verdict for f in conclusion.findings] == ["notice"]
+
+    @pytest.mark.parametrize("which", ["mean", "share", "each"])
+    def test_each_sum_that_a_map_is_made_of_counts(self, which):
+        """Two channels whose gradients differ by place: one of the three sums alone is nowhere positive."""
+        activation = torch.tensor([[[[2.0, 0.0, 1.0]], [[1.0, 1.0, 0.0]]]])
+        gradient = {
+            "mean": torch.tensor([[[[1.0, -5.0, 1.0]], [[-4.0, 1.0, 0.0]]]]),
+            "share": torch.tensor([[[[-1.0, 9.0, 0.5]], [[-1.0, 0.9, 0.0]]]]),
+            "each": torch.tensor([[[[-1.0, 9.0, -1.0]], [[2.0, -1.0, 0.0]]]]),
+        }[which]
+        sums = {"mean": [], "share": [], "each": []}
+        for place in range(3):
+            sums["mean"].append(
+                sum(gradient[0, k].mean().item() * activation[0, k, 0, place].item() for k in range(2))
+            )
+            shares = [(gradient[0, k] * activation[0, k]).sum() / activation[0, k].sum() for k in range(2)]
+            sums["share"].append(sum(shares[k].item() * activation[0, k, 0, place].item() for k in range(2)))
+            sums["each"].append(
+                sum((gradient[0, k, 0, place] * activation[0, k, 0, place]).item() for k in range(2))
+            )
+        nowhere = {name for name, values in sums.items() if max(values) <= 0}
+        known = evidence(torch.ones(1, 2), torch.ones(1, 2), activation, gradient)
+        assert nowhere == {which}
+        assert known.against.tolist() == [True]
+        assert evidence(torch.ones(1, 2), torch.ones(1, 2), activation, -gradient + 20).against.tolist() == [
+            False
+        ]
 
     def test_one_image_of_six(self):
         """A planted image among others is counted once, whatever the batches."""

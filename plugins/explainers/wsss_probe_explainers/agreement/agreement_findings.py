@@ -166,9 +166,10 @@ def _by_chance(summary: xr.Dataset, maps: Sequence[Pair]) -> Iterator[Finding]:
     yield Finding(
         "agreement-by-chance",
         "notice",
-        f"{len(lost)} of {len(couples)} pairs of explainers at one layer agree on an image no more than on "
-        f"different images, such as {one[0]} and {other[0]} at {one[1]}: rank correlation {mean:.2f}, "
-        f"{float(chance[worst]):.2f} across images. What they share is not about the image.",
+        f"{len(lost)} of {len(couples)} pairs of explainers at one layer are not shown to agree more on an "
+        f"image than on different images, such as {one[0]} and {other[0]} at {one[1]}: rank correlation "
+        f"{mean:.2f}, {float(chance[worst]):.2f} across images. The interval reaches that number: what they "
+        "share may not be about the image.",
         effect=mean,
         interval=(float(low[worst]), float(summary["correlation_high"].values[worst])),
         n=int(summary["n"].values[worst]),

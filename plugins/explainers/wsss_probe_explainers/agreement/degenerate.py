@@ -122,7 +122,8 @@ class Evidence:
     probability : Tensor
         The output looks like a probability.
     against : Tensor
-        ``sum_k mean(g_k) A_k`` is nowhere positive.
+        A weighted sum of the channels is nowhere positive: ``sum_k w_k A_k`` with the mean gradient or with
+        ``sum(g_k A_k) / sum(A_k)`` as weights, or ``sum_k g_k A_k``.
     """
 
     finite: Tensor
@@ -158,7 +159,6 @@ def evidence(outputs: Tensor, weights: Tensor, activation: Tensor, gradient: Ten
     places = (active != 0).any(1).flatten(1).sum(1)
     no = torch.zeros(images, dtype=torch.bool, device=activation.device)
     rise = torch.zeros_like(active) if gradient is None else gradient.float().nan_to_num()
-    signed = (rise.mean((2, 3), keepdim=True) * active).sum(1).flatten(1)
     return Evidence(
         finite=outputs.isfinite().all(1),
         target=weights.isfinite().all(1),
@@ -168,8 +168,16 @@ def evidence(outputs: Tensor, weights: Tensor, activation: Tensor, gradient: Ten
         pathless=~no if gradient is None else no,
         still=(rise == 0).flatten(1).all(1),
         probability=probabilities(outputs, weights),
-        against=(signed <= 0).all(1),
+        against=_nowhere_positive(active, rise),
     )
+
+
+def _nowhere_positive(active: Tensor, rise: Tensor) -> Tensor:
+    """Whether one of the sums that maps are made of leaves a ReLU nothing, (image,)."""
+    total, share = active.sum((2, 3), keepdim=True), (rise * active).sum((2, 3), keepdim=True)
+    weights = (rise.mean((2, 3), keepdim=True), share / total.where(total != 0, 1), rise)
+    sums = [(weight * active).sum(1).flatten(1) for weight in weights]
+    return torch.stack([(each <= 0).all(1) for each in sums]).any(0)
 
 
 def causes(shown: Tensor, known: Evidence) -> Tensor:

@@ -38,7 +38,7 @@ class DegenerateMaps(Probe):
     channels that is nowhere positive, of which a ReLU leaves nothing; or the method itself. Activations
     and gradients are computed again for images with such a map, and for no others.
 
-    Misleads: causes are read off the layer and the mean gradient of the target. For a map on the input they
+    Misleads: causes are read off the layer and the gradient of the target. For a map on the input they
     are those of the deepest audited layer, and a method that explains another target than the one asked for
     may have another cause. A map that is not degenerate may still be wrong.
 
