@@ -547,3 +547,17 @@ def test_heads():
     assert (heads["swin"].linear, heads["swin"].layer) == (True, "permute")
     assert not heads["vit"].linear
     assert "is not the logits for any maps" in heads["vit"].reason
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen", "wanted"),
+    [
+        ((1, 7, 10, 9), [(7, 10, 9)], "NCHW"),
+        ((1, 7, 10, 9), [], "NHWC"),
+        ((1, 7, 10, 9), [(9, 7, 10)], "NHWC"),
+        ((1, 7, 7, 96), [(96, 7, 7)], "NHWC"),
+    ],
+)
+def test_what_works_on_single_values_keeps_the_layout(shape, seen, wanted):
+    """An activation behind a convolution has its layout, whatever its sizes look like."""
+    assert str(infer_layout(shape, (3, 24, 36), seen, "ReLU")[0]) == wanted

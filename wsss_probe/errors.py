@@ -15,6 +15,7 @@ __all__ = [
     "PluginError",
     "ProbeError",
     "SchemaError",
+    "SealedError",
     "UnsafeInputError",
     "UsageError",
 ]

@@ -3,7 +3,8 @@
 The rule, for an output of a batch of one image; the input has H rows and W columns.
 
 * A module of torch's whose name ends in ``2d`` puts out NCHW.
-* Four dimensions: NCHW if (row, column) fits the input; NHWC if it does not, and the first two do;
+* Four dimensions of the sizes of earlier maps are in their layout, where only one reading has them.
+* Other four dimensions: NCHW if (row, column) fits the input; NHWC if it does not, and the first two do;
   else NCHW, with a reason. A grid fits if it is the input at one common stride, but for a border of
   at most half its shorter side.
 * Three dimensions: tokens, if all but 0 to 5 of them fill the grid of earlier maps of the same pass
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -204,7 +205,14 @@ def infer_layout(
         return _tokens((shape[1], shape[2]), (input_shape[-2], input_shape[-1]), seen)
     if module.endswith("2d"):
         return Layout(), ""
-    return _four(shape[1:], (input_shape[-2], input_shape[-1]))
+    kept = _kept(shape[1:], frozenset(seen))
+    return (kept, "") if kept else _four(shape[1:], (input_shape[-2], input_shape[-1]))
+
+
+def _kept(shape: Sequence[int], seen: Collection[tuple[int, int, int]]) -> Layout | None:
+    """Layout of earlier maps of the same sizes: what works on single values changes neither."""
+    first, last = (shape[0], shape[1], shape[2]) in seen, (shape[2], shape[0], shape[1]) in seen
+    return None if first == last else Layout() if first else Layout("NHWC")
 
 
 def _four(shape: Sequence[int], size: tuple[int, int]) -> tuple[Layout, str]:
