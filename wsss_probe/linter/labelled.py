@@ -16,13 +16,15 @@ from wsss_probe.preprocessing import NAMED
 
 __all__ = ["accuracy_at_chance", "other_preprocessing"]
 
-_FEWEST = 8
+_FEWEST = 16
+"""Below this many independent examples even a good network's interval may include chance."""
+
 _ALPHA = 0.05
 _Z = 1.96
 
 
 def accuracy_at_chance(evidence: Evidence) -> Iterator[Suspicion]:
-    """Accuracy whose interval includes that of the commonest answer, or of guessing."""
+    """Accuracy whose interval includes that of the commonest answer; a warning at or below a guess."""
     right = _right(evidence, evidence.seen.logits)
     labels = _labels(evidence)
     known = len(right)
@@ -33,9 +35,11 @@ def accuracy_at_chance(evidence: Evidence) -> Iterator[Suspicion]:
     chance = max(1 / classes, float(commonest))
     if low > chance:
         return
+    # one class may be so common that a good network hardly beats its share
+    lost = share <= 1 / classes or _one_answer(evidence)
     yield Suspicion(
         "accuracy-at-chance",
-        "warning" if share <= chance else "notice",
+        "warning" if lost else "notice",
         f"The network is right on {share:.0%} [{low:.0%}, {high:.0%}] of {known} labelled examples, where "
         f"the commonest class alone, or a guess, is right on {chance:.0%}.",
         "Check the preprocessing, the order of the classes (--classes) and the labels before anything else.",
@@ -45,6 +49,13 @@ def accuracy_at_chance(evidence: Evidence) -> Iterator[Suspicion]:
         unit="accuracy",
         control=f"chance {chance:.2f}",
     )
+
+
+def _one_answer(evidence: Evidence) -> bool:
+    """Whether every image gets the same answer although their labels differ."""
+    logits, labels = evidence.seen.logits, _labels(evidence)
+    answers = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(1)
+    return bool((answers == answers[0]).all()) and len(np.unique(labels, axis=0)) > 1
 
 
 def other_preprocessing(evidence: Evidence) -> Iterator[Suspicion]:
