@@ -46,6 +46,7 @@ def ranking_figure(summary: xr.Dataset) -> Figure:
     # what knows nothing is grey, as controls are in every figure
     colors = [PALETTE[0]] * len(own) + [CONTROL_COLOR] * (len(shown) - len(own))
     figure["data"][0]["marker"]["color"] = colors
+    figure["data"][0]["error_x"]["color"] = PALETTE[0]  # whiskers cannot take the list
     controls = (
         f"grey: the same maps on controls, {reached[0]:.3f} to {reached[1]:.3f}"
         if reached
