@@ -257,3 +257,24 @@ def test_the_python_face_takes_the_same_words(tmp_path):
                     only_plugins="explainers", out=str(tmp_path / "run"))  # fmt: skip
 
     assert set(open_run(outcome.folder)["relevance"].children) == {"layercam"}
+
+
+def test_a_probe_that_asks_for_further_maps_survives_a_failing_explainer(
+    hosting, looking, times_gradient, tmp_path
+):
+    """Maps of an explainer that failed are NaN afterwards too; the failure stays its own, told once."""
+    found = {}
+
+    def conclude(run):
+        found.update(run.explain(run.inputs([0]), list(run.survey.relevance)))
+        return Conclusion(xr.Dataset())
+
+    host = hosting([looking("after", None, conclude, Needs(relevance=True))], [Failing(), times_gradient()])
+    outcome = run(host, tmp_path / "run", controls="none")
+
+    assert outcome.exit_code == ExitCode.WITH_FAILURES
+    assert [(failure.item, failure.message) for failure in host.failures] == [
+        ("failing", "RuntimeError: no map today")
+    ]
+    assert found["failing", "features"].isnan().all()
+    assert found["timesgradient", "features"].isfinite().all()

@@ -7,7 +7,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from torch import Tensor, nn
 
-    from wsss_probe.contracts import Choice, Conclusion, Probe, Section
+    from wsss_probe.contracts import Choice, Conclusion, Explainer, Probe, Section
     from wsss_probe.host import Offered
     from wsss_probe.preparation import Prepared
 
@@ -283,6 +283,7 @@ def _survey_control(
         working=module,
         summaries=run.summaries,
         explainers=run.explainers,
+        guard=run.guard,
         name=name,
         audited=Store(folder, len(prepared.subject.source), plan.execution.shard, prepared.plan.id),
     )
@@ -321,7 +322,20 @@ def _opened(prepared: Prepared, store: Store, module: nn.Module) -> AuditedRun:
         working=module,
         explainers={offered.item.name: offered.item for offered in prepared.explainers},
         contents=prepared.contents,
+        guard=_guard(prepared),
     )
+
+
+def _guard(prepared: Prepared) -> Callable[[Explainer], AbstractContextManager[bool]]:
+    """Call explainers in their plugin's name also where a probe asks for further maps."""
+    offered = {offered.item.name: offered for offered in prepared.explainers}
+
+    @contextmanager
+    def guarded(explainer: Explainer) -> Iterator[bool]:
+        with prepared.host.guarded("attribute", offered[explainer.name]) as guard:
+            yield guard.enabled
+
+    return guarded
 
 
 # -- images ------------------------------------------------------------------------------------

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 import torch
@@ -19,10 +20,7 @@ from wsss_probe.tables import check_relevance
 from wsss_probe.taps import PassOptions, run_pass
 from wsss_probe.targets import require_target, target_weights
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-__all__ = ["Asked", "explain", "explained_batch", "input_layer", "layers_read", "map_grid"]
+__all__ = ["Asked", "explain", "explained_batch", "input_layer", "layers_read", "map_grid", "unguarded"]
 
 
 def input_layer(shape: Sequence[int]) -> LayerInfo:
@@ -64,6 +62,11 @@ def map_grid(pair: Pair, layers: Mapping[str, LayerInfo], images: Tensor) -> tup
     return tuple(images.shape[2:]) if pair[1] == INPUT else tuple(layers[pair[1]].shape[1:])
 
 
+def unguarded(_explainer: Explainer) -> AbstractContextManager[bool]:
+    """Let errors pass."""
+    return nullcontext(True)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -78,12 +81,16 @@ class Asked:
         A tensor fixes the class of each image.
     labels : Tensor of bool (image, class), optional
         For the target ``"label"``.
+    guard : callable
+        ``with guard(explainer) as enabled:`` stands around each call of an explainer; one that fails
+        in it, or is not enabled, gives maps of NaN, and the others go on. By default errors pass.
     """
 
     layers: Mapping[str, LayerInfo]
     head: Head = field(default_factory=lambda: Head(linear=False, reason="not looked for"))
     target: Target | Tensor = "predicted"
     labels: Tensor | None = None
+    guard: Callable[[Explainer], AbstractContextManager[bool]] = unguarded
 
 
 def explain(
@@ -119,8 +126,12 @@ def explain(
     maps = {}
     for explainer, layer in pairs:
         grid = map_grid((explainer.name, layer), asked.layers, images)
-        found = explainer.attribute(batch, layer, target)
-        maps[explainer.name, layer] = check_relevance(found, (len(images), *grid), explainer.name)
+        shape = (len(images), *grid)
+        maps[explainer.name, layer] = torch.full(shape, torch.nan, device=images.device)
+        with asked.guard(explainer) as enabled:
+            if enabled:
+                found = explainer.attribute(batch, layer, target)
+                maps[explainer.name, layer] = check_relevance(found, shape, explainer.name)
     return maps
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from wsss_probe.controls import is_alive
 from wsss_probe.errors import CorruptRunError, ExitCode, UsageError
+from wsss_probe.explaining import unguarded
 from wsss_probe.findings import read_findings
 from wsss_probe.store import Store, open_tree
 from wsss_probe.survey import activation_path, probe_path, relevance_path
@@ -58,6 +60,8 @@ class AuditedRun:
         Why no conclusion may rest on this classifier; empty when one may.
     explainers : mapping of str to Explainer
         That this audit offers, by name.
+    guard : callable
+        Stands around their calls, so that one that fails gives NaN and the others go on.
     contents : ndarray of str or None, (image,)
         Digest of each image's file.
     """
@@ -73,6 +77,7 @@ class AuditedRun:
     summaries: Mapping[str, xr.Dataset] = field(default_factory=dict)
     not_testable: str = ""
     explainers: Mapping[str, Explainer] = field(default_factory=dict)
+    guard: Callable[[Explainer], AbstractContextManager[bool]] = unguarded
     contents: np.ndarray | None = None
 
     @property
@@ -163,7 +168,7 @@ class AuditedRun:
         if module is not None and head.linear:
             head = find_head(module, images[:8], list(layers.values()))
         items = [(self.explainers[name], layer) for name, layer in pairs]
-        return explain(network, images, items, Asked(layers, head, target))
+        return explain(network, images, items, Asked(layers, head, target, guard=self.guard))
 
     def model(self) -> nn.Module:
         """Copy the audited network, in eval mode; whatever happens to the copy, the network is safe."""
