@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss_probe import Section, Table, Text
+from wsss_probe.report.markdown import literal
 from wsss_probe.statistics import FEW_GROUPS
 from wsss_probe_explainers.localisation.localisation_figures import curves, ranking_figure, reached_figure
 
@@ -92,11 +93,11 @@ def _intro(summary: xr.Dataset) -> str:
     independent = "; images treated as independent" if attrs["independent"] else ""
     few = f" Fewer than {FEW_GROUPS} groups: no verdict." if attrs["groups"] < FEW_GROUPS else ""
     return (
-        f"Maps for the target `{attrs['target']}` are compared with {attrs['truth']}. "
+        f"Maps for the target {literal(attrs['target'])} are compared with {literal(attrs['truth'])}. "
         f"{attrs['images']} images in {attrs['groups']} groups have such a region{independent}; "
         f"{attrs['empty']} have none and are left out.{few} Maps are resized bilinearly "
         "(align_corners=False) to the masks and, where a threshold is needed, scaled to [0, 1] one by one. "
-        f"Thresholds were {attrs['parting']}, for baselines and controls alike."
+        f"Thresholds were {literal(attrs['parting'])}, for baselines and controls alike."
     )
 
 
