@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import final
 
@@ -169,14 +169,10 @@ def explained_batch(
             run_pass(module, other, [asked.layers[n] for n in names], PassOptions(logits=False)).activations
         ),
         targets=weigh(captured.logits),
-        lend=partial(_lent, module),
+        lend=partial(lent, module),
         layers=asked.layers,
     )
     return batch, target
-
-
-def _lent(module: nn.Module) -> AbstractContextManager[nn.Module]:
-    return lent(module)
 
 
 def _logits(module: nn.Module, images: Tensor) -> Tensor:
@@ -209,8 +205,3 @@ def _require_classes(classes: Tensor, logits: Tensor) -> None:
     if bool(((classes < 0) | (classes >= logits.shape[1])).any()):
         found = f"indices {int(classes.min())} to {int(classes.max())}"
         raise ModelError("target is not a class", found=found, wanted=f"0 to {logits.shape[1] - 1}")
-
-
-def with_target(asked: Asked, target: Target | Tensor) -> Asked:
-    """Ask for another target."""
-    return replace(asked, target=target)
