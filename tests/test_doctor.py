@@ -31,7 +31,7 @@ def examined(tmp_path, capsys):
     """Function that runs doctor on a network of the factory file; exit code, lines and complaint."""
     (tmp_path / "net.py").write_text(FACTORY)
     random = np.random.default_rng(0)
-    for index in range(12):
+    for index in range(24):
         folder = tmp_path / "images" / ("a", "b")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 256, (24, 24, 3), dtype=np.uint8)
