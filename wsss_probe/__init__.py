@@ -15,6 +15,8 @@ from wsss_probe.contracts import (
     ChannelColumns,
     Choice,
     Command,
+    Concept,
+    ConceptMeasure,
     Conclusion,
     Contrast,
     DefinitionCard,
@@ -34,6 +36,7 @@ from wsss_probe.contracts import (
     Table,
     Target,
     Text,
+    View,
 )
 from wsss_probe.errors import ExitCode, ProbeError
 from wsss_probe.hookspecs import hookimpl
@@ -51,6 +54,8 @@ __all__ = [
     "ChannelColumns",
     "Choice",
     "Command",
+    "Concept",
+    "ConceptMeasure",
     "Conclusion",
     "Contrast",
     "DefinitionCard",
@@ -72,6 +77,7 @@ __all__ = [
     "Table",
     "Target",
     "Text",
+    "View",
     "__version__",
     "audit",
     "hookimpl",

@@ -32,6 +32,8 @@ __all__ = [
     "ChannelColumns",
     "Choice",
     "Command",
+    "Concept",
+    "ConceptMeasure",
     "Conclusion",
     "Contrast",
     "Control",
@@ -45,6 +47,7 @@ __all__ = [
     "Layout",
     "ModelSource",
     "Needs",
+    "Network",
     "Observation",
     "Pair",
     "Picture",
@@ -57,6 +60,7 @@ __all__ = [
     "Target",
     "Text",
     "Verdict",
+    "View",
 ]
 
 INPUT: Final = "input"
@@ -828,6 +832,100 @@ class ChannelColumns(ABC):
 
 @final
 @dataclass(frozen=True, slots=True)
+class View:
+    """One image as a concept measure is shown it: what the network sees, before it becomes numbers.
+
+    Parameters
+    ----------
+    pixels : ndarray, (row, column, channel)
+        uint8 with three channels, resized and cropped as for the network; float32 network input for
+        images that were handed over in memory, about whose pixels nothing is known.
+    mask : ndarray of int or None, (row, column)
+        Position in ``mask_classes`` of each pixel; -1 is ignored or unknown, -2 is background.
+    mask_classes : tuple of str
+    objects : ndarray of int or None, (row, column)
+        Number of the annotated object at each pixel, 0 in none; None where masks hold classes only.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray | None = None
+    mask_classes: tuple[str, ...] = ()
+    objects: np.ndarray | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """A quantity that every image has one value of, and that people have a name for.
+
+    Parameters
+    ----------
+    name : str
+        Unique within its measure, lower case: ``"contrast"``, ``"area, mean"``.
+    meaning : str
+        One line: definition and region.
+    unit : str
+        Empty for a pure number.
+    """
+
+    name: str
+    meaning: str
+    unit: str = ""
+
+
+class ConceptMeasure(ABC):
+    """A way to measure concepts in an image, without any network.
+
+    The host measures each image once, in several processes, and keeps the values for every probe;
+    so a measure must be picklable and must not depend on other images.
+
+    Attributes
+    ----------
+    name : str
+        Lower case, unique over all plugins; concepts are known as ``<measure>/<concept>``.
+    card : DefinitionCard
+    default : bool
+        Whether an audit computes it unasked; ``--concepts`` asks for others.
+    """
+
+    name: str
+    card: DefinitionCard
+    default: bool = True
+
+    @abstractmethod
+    def concepts(self, mask_classes: Sequence[str], objects: bool) -> Sequence[Concept]:
+        """Name what is measured, in order.
+
+        Parameters
+        ----------
+        mask_classes : sequence of str
+            Empty for a manifest without masks.
+        objects : bool
+            Whether masks number objects.
+
+        Returns
+        -------
+        sequence of Concept
+            Empty where the data lack what this measures.
+        """
+
+    @abstractmethod
+    def measure(self, view: View) -> Mapping[str, float | str]:
+        """Measure one image.
+
+        Parameters
+        ----------
+        view : View
+
+        Returns
+        -------
+        mapping of str to float or str
+            By name of the concept: its value or, where it is undefined, a text that says why.
+        """
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ModelSource:
     """A family of networks that a plugin can build by name.
 
@@ -868,23 +966,27 @@ class Command:
 # -- what conclude and sections read ----------------------------------------------------------
 
 
-class Control(Protocol):
-    """The same survey on a network that has learned nothing."""
+class Network(Protocol):
+    """The same survey on another network: same images, same layers, other weights."""
 
     @property
     def name(self) -> str:
-        """Kind and seed, ``shuffled-0``."""
+        """Kind and seed of a control, ``shuffled-0``; the key under ``[models]`` of a further network."""
 
     def alive(self, layer: str) -> bool:
-        """Whether this layer of the control responds to images at all.
+        """Whether this layer responds to images at all.
 
-        A dead control (median spread of pooled features below 1 % of the audited network's)
-        allows no verdict.
+        A dead one (median spread of pooled features below 1 % of the audited network's) allows no
+        verdict.
         """
 
     @property
     def survey(self) -> Survey:
-        """What was planned, with the control's own head."""
+        """What was planned, with the network's own head."""
+
+    @property
+    def logits(self) -> xr.DataArray:
+        """Logits, (image, class)."""
 
     def pooled(self, layer: str) -> xr.DataArray:
         """Spatial mean of a layer's maps, (image, channel)."""
@@ -894,6 +996,10 @@ class Control(Protocol):
 
     def partial(self, probe: str) -> xr.Dataset:
         """Partial of a probe, merged over all shards."""
+
+
+class Control(Network, Protocol):
+    """The same survey on a network that has learned nothing."""
 
 
 class Run(Protocol):
@@ -933,6 +1039,23 @@ class Run(Protocol):
     @property
     def controls(self) -> Sequence[Control]:
         """Controls, in the order of their names; may be empty."""
+
+    @property
+    def networks(self) -> Sequence[Network]:
+        """Further networks of the same architecture, as the run file names them; may be empty.
+
+        They stand beside the audited network (random, pretrained, another checkpoint) and are no
+        controls: some of them have learned.
+        """
+
+    @property
+    def concepts(self) -> xr.Dataset:
+        """Concepts that were measured in the images, and the covariates of the manifest.
+
+        ``value`` (image, concept), NaN where undefined; coordinates by ``concept``: its name
+        ``<measure>/<concept>`` (``manifest/<column>`` for covariates), ``unit``, ``meaning``, and
+        ``reason``, why it is undefined for most of the images that lack it (empty if for none).
+        """
 
     @property
     def not_testable(self) -> str:

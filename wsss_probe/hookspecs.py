@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from wsss_probe.contracts import ChannelColumns, Command, Explainer, ModelSource, Probe
+from wsss_probe.contracts import ChannelColumns, Command, ConceptMeasure, Explainer, ModelSource, Probe
 
 __all__ = ["hookimpl", "hookspec"]
 
@@ -72,4 +72,15 @@ def wsss_probe_channel_columns() -> Iterable[ChannelColumns]:  # type: ignore[em
     ... def wsss_probe_channel_columns():
     ...     from my_plugin.passport import Columns
     ...     return [Columns()]
+    """
+
+
+@hookspec
+def wsss_probe_concept_measures() -> Iterable[ConceptMeasure]:  # type: ignore[empty-body]
+    """Offer ways to measure concepts in an image: texture, shape, stain, whatever has a number.
+
+    >>> @hookimpl
+    ... def wsss_probe_concept_measures():
+    ...     from my_plugin.darkness import Darkness
+    ...     return [Darkness()]
     """

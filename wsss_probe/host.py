@@ -19,7 +19,15 @@ from wsss_probe.errors import PluginError, UsageError
 from wsss_probe.isolation import Guard, Isolation, Offered, Origin, PluginFailure
 
 if TYPE_CHECKING:
-    from wsss_probe.contracts import Batch, ChannelColumns, Command, Explainer, ModelSource, Probe
+    from wsss_probe.contracts import (
+        Batch,
+        ChannelColumns,
+        Command,
+        ConceptMeasure,
+        Explainer,
+        ModelSource,
+        Probe,
+    )
 
 __all__ = ["INTERFACE", "Guard", "Offered", "PluginFailure", "PluginHost", "PluginRow"]
 
@@ -203,6 +211,15 @@ class PluginHost:
         tuple of Offered[ChannelColumns]
         """
         return self._collect("wsss_probe_channel_columns", "channel columns", offers.check_channel_columns)
+
+    def collect_concept_measures(self) -> tuple[Offered[ConceptMeasure], ...]:
+        """Ask every plugin for its concept measures.
+
+        Returns
+        -------
+        tuple of Offered[ConceptMeasure]
+        """
+        return self._collect("wsss_probe_concept_measures", "concept measure", offers.check_concept_measure)
 
     def _collect(
         self, hook: str, kind: str, check: Callable[[Any], T], reserved: Collection[str] = ()

@@ -10,6 +10,7 @@ from typing import Any, Final
 from wsss_probe.contracts import (
     ChannelColumns,
     Command,
+    ConceptMeasure,
     DefinitionCard,
     Explainer,
     ModelSource,
@@ -20,10 +21,14 @@ from wsss_probe.errors import PluginError
 __all__ = [
     "check_channel_columns",
     "check_command",
+    "check_concept_measure",
     "check_explainer",
     "check_model_source",
     "check_probe",
 ]
+
+MANIFEST: Final = "manifest"
+"""Stands for a concept measure where values are columns of the manifest."""
 
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 TARGET: Final = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -106,6 +111,31 @@ def check_channel_columns(item: Any) -> ChannelColumns:
     _check_name(item, NAME, "lower case letters, digits and _ . + -")
     columns: ChannelColumns = item
     return columns
+
+
+def check_concept_measure(item: Any) -> ConceptMeasure:
+    """Check a concept measure's type, name and card.
+
+    Parameters
+    ----------
+    item : ConceptMeasure
+
+    Returns
+    -------
+    ConceptMeasure
+
+    Raises
+    ------
+    PluginError
+    """
+    _check_type(item, ConceptMeasure)
+    _check_name(item, NAME, "lower case letters, digits and _ . + -")
+    if not isinstance(getattr(item, "card", None), DefinitionCard):
+        raise _incomplete(item, "card", getattr(item, "card", None), "a DefinitionCard")
+    if item.name == MANIFEST:
+        raise _incomplete(item, "name", item.name, f"another name: '{MANIFEST}' are the manifest's columns")
+    measure: ConceptMeasure = item
+    return measure
 
 
 def check_model_source(item: Any) -> ModelSource:

@@ -45,6 +45,8 @@ class InMemoryRun:
     path : Path
     not_testable : str
     contents : ndarray of str or None, (image,)
+    networks : sequence of InMemoryControl
+        Further networks of the scene.
     """
 
     scene: Scene
@@ -56,6 +58,18 @@ class InMemoryRun:
     path: Path = Path()
     not_testable: str = ""
     contents: np.ndarray | None = None
+    networks: Sequence[InMemoryControl] = ()
+
+    @property
+    def concepts(self) -> xr.Dataset:
+        """Measured concepts of the scene, (image, concept); NaN for unreadable images."""
+        names, count = list(self.scene.concepts), len(self.scene.images)
+        values = np.array([self.scene.concepts[name] for name in names]).reshape(len(names), count).T
+        texts = {key: ("concept", [""] * len(names)) for key in ("unit", "meaning", "reason")}
+        return xr.Dataset(
+            {"value": (("image", "concept"), _hidden(values, self.scene))},
+            coords={"concept": np.array(names, dtype=object), **texts},
+        )
 
     @property
     def survey(self) -> Survey:
@@ -172,7 +186,7 @@ class InMemoryRun:
 @final
 @dataclass(frozen=True, slots=True)
 class InMemoryControl:
-    """The same survey with shuffled weights.
+    """The same survey on another network: a control with shuffled weights, or a further network.
 
     Parameters
     ----------
@@ -191,8 +205,13 @@ class InMemoryControl:
         """What was planned."""
         return self.run.survey
 
+    @property
+    def logits(self) -> xr.DataArray:
+        """Logits, (image, class)."""
+        return self.run.logits
+
     def alive(self, layer: str) -> bool:
-        """Whether this layer of the control responds to images at all."""
+        """Whether this layer responds to images at all."""
         return layer not in self.dead
 
     def pooled(self, layer: str) -> xr.DataArray:
@@ -240,16 +259,19 @@ def run_in_memory(
     scene, probes, summaries = scene or make_scene(), tuple(probes), summaries or {}
     if explainers := tuple(explainers):
         scene = scene.with_explainers((*scene.explainers, *explainers))
-    others = [scene.with_network(shuffled(scene.network, seed)) for seed in range(controls)]
-    surveyed = [
-        InMemoryRun(other, observe(other, probes, tables=summaries), summaries=summaries) for other in others
-    ]
+
+    def surveyed(name: str, network: nn.Module) -> InMemoryControl:
+        other = scene.with_network(network)
+        observed = observe(other, probes, tables=summaries)
+        return InMemoryControl(name, InMemoryRun(other, observed, summaries=summaries))
+
     return InMemoryRun(
         scene,
         observe(scene, probes, tables=summaries),
         _relevance(scene),
-        [InMemoryControl(f"shuffled-{seed}", run) for seed, run in enumerate(surveyed)],
+        [surveyed(f"shuffled-{seed}", shuffled(scene.network, seed)) for seed in range(controls)],
         summaries=summaries,
+        networks=[surveyed(name, network) for name, network in scene.networks.items()],
     )
 
 

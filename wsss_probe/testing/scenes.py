@@ -44,6 +44,10 @@ class Scene:
     readable : Tensor of bool, (image,)
     explainers : tuple of Explainer
         Whose maps probes judge; see :meth:`with_explainers`.
+    concepts : mapping of str to ndarray, (image,)
+        Measured values by concept; see :meth:`with_concepts`.
+    networks : mapping of str to nn.Module
+        Further networks of the same layers; see :meth:`with_networks`.
     """
 
     network: nn.Module
@@ -53,6 +57,8 @@ class Scene:
     masks: Tensor | None
     readable: Tensor
     explainers: tuple[Explainer, ...] = ()
+    concepts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def batch(
         self,
@@ -145,6 +151,14 @@ class Scene:
         survey = replace(self.survey, head=find_head(network, self.images, layers))
         return replace(self, network=network, survey=survey)
 
+    def with_concepts(self, concepts: Mapping[str, np.ndarray]) -> Scene:
+        """Make the same scene with measured concepts, ``<measure>/<concept>`` to values (image,)."""
+        return replace(self, concepts={name: np.asarray(own, float) for name, own in concepts.items()})
+
+    def with_networks(self, networks: Mapping[str, nn.Module]) -> Scene:
+        """Make the same scene with further networks, as the run file's ``[models]`` names them."""
+        return replace(self, networks=dict(networks))
+
     def without_masks(self) -> Scene:
         """Make the same scene for a manifest that names no masks."""
         return replace(self, masks=None, survey=replace(self.survey, mask_classes=()))
@@ -165,6 +179,7 @@ class Scene:
             labels=self.labels[:count],
             masks=masks,
             readable=self.readable[:count],
+            concepts={name: values[:count] for name, values in self.concepts.items()},
         )
 
 
