@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from wsss_probe.images import Preprocessing
     from wsss_probe_localizers.labels import Labels
-    from wsss_probe_localizers.options import GapOptions
+    from wsss_probe_localizers.options import TrainingOptions
 
 __all__ = ["loader", "logits_of", "seed_of", "unit"]
 
@@ -79,7 +79,7 @@ class _Shuffled(Sampler[list[int]]):
 
 
 def loader(
-    pictures: Pictures, rows: NDArray[np.intp], labels: Labels, options: GapOptions, *, shuffle: bool
+    pictures: Pictures, rows: NDArray[np.intp], labels: Labels, options: TrainingOptions, *, shuffle: bool
 ) -> DataLoader[Any]:
     """Make batches ``(uint8 (image, row, column, 3), bool (image, class))``.
 
@@ -89,7 +89,7 @@ def loader(
     rows : ndarray of int
         Row numbers of the manifest.
     labels : Labels
-    options : GapOptions
+    options : TrainingOptions
     shuffle : bool
         In an order that changes with the epoch, and without a last batch of one image.
 

@@ -2,78 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
-import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from wsss_probe.contracts import ModelSource
-from wsss_probe.errors import ProbeError, UsageError
 from wsss_probe.images import Preprocessing
 from wsss_probe.model import ModelCard, ModelRequest, load_model, read_card, write_card
 from wsss_probe.zoo import ensure_torchvision
-from wsss_probe_localizers.batches import loader, logits_of, seed_of
-from wsss_probe_localizers.heldout import measure
-from wsss_probe_localizers.isolation import interruptible, left_as_found
-from wsss_probe_localizers.labels import Labels, read_labels
-from wsss_probe_localizers.loss import class_weights
-from wsss_probe_localizers.networks import GapNet, build
-from wsss_probe_localizers.pictures import Loaded, data_digest, load
-from wsss_probe_localizers.progress import progress_bar
-from wsss_probe_localizers.split import Split, image_groups, split_rows
-from wsss_probe_localizers.workplace import Workplace, open_workplace
+from wsss_probe_localizers.batches import seed_of
+from wsss_probe_localizers.fitting import (
+    Data,
+    Recipe,
+    Trained,
+    abandoning,
+    check_device,
+    fit,
+    given_preprocessing,
+    recorded,
+)
+from wsss_probe_localizers.isolation import left_as_found
+from wsss_probe_localizers.labels import read_labels
+from wsss_probe_localizers.networks import build
+from wsss_probe_localizers.pictures import data_digest, load
+from wsss_probe_localizers.split import split_rows
+from wsss_probe_localizers.workplace import open_workplace
 
 if TYPE_CHECKING:
     from wsss_probe.manifest import Manifest
     from wsss_probe_localizers.options import GapOptions
-    from wsss_probe_localizers.training import EpochRecord, GapTraining
+    from wsss_probe_localizers.training import EpochRecord, Optimizing
 
-__all__ = ["Trained", "fit_gap"]
+__all__ = ["fit_gap"]
 
 _SOURCE = "gap"
-_VERSIONS = ("wsss-probe", "wsss-probe-localizers", "torch", "lightning", "torchvision", "timm")
-
-
-@final
-@dataclass(frozen=True)
-class Trained:
-    """A trained classifier and how well it does.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds ``model.safetensors`` and ``model.json``.
-    network : Module
-        In eval mode, on the CPU.
-    classes : tuple of str
-    preprocessing : Preprocessing
-    training : dict
-        ``plan`` (options and digest of the data), ``history`` (one record per epoch),
-        ``best_epoch``, ``metrics`` (by split), ``notes``, ``versions``, ``threads``, ``seconds``.
-    """
-
-    folder: Path
-    network: nn.Module
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    training: dict[str, Any]
-
-
-@final
-@dataclass(frozen=True)
-class _Data:
-    """Images, labels and purposes, as far as they can be read."""
-
-    labels: Labels
-    split: Split
-    loaded: Loaded
 
 
 def fit_gap(
@@ -115,24 +82,24 @@ def fit_gap(
     Zhou et al. (2016), Learning deep features for discriminative localization, arXiv:1512.04150.
     """
     started = time.perf_counter()
-    _check_device(options.device)
+    check_device(options.device)
     ensure_torchvision()
     labels = read_labels(manifest, options.classes, options.multilabel)
     split = split_rows(manifest, labels, share=options.validation, seed=options.seed)
     with left_as_found(options.threads):
         torch.manual_seed(seed_of(options.seed))
         arguments = {"backbone": options.backbone, "width": options.width, "classes": len(labels.classes)}
-        start = _preprocessing(options)
+        start = given_preprocessing(options)
         network = build({**arguments, "channels": start.channels if start else 3})
         plan = {**options.record(), "data": data_digest(manifest, split)}
         place = open_workplace(Path(out), plan, resume=options.resume)
         if place is None:
             return _finished(Path(out))
-        with _abandoning(place):
+        with abandoning(place):
             loaded = load(manifest, split, start, options.size, options.cache_bytes)
-            data = _Data(labels, split.where(loaded.readable, labels), loaded)
-            module = _train(network, data, options, place, on_epoch)
-        training = _record(module, manifest, data, options)
+            data = Data(labels, split.where(loaded.readable, labels), loaded)
+            module = fit(network, data, Recipe(options, place, _one_cycle(options), on_epoch=on_epoch))
+        training = recorded(module, manifest, data, options)
         training = {"plan": plan, **training, "seconds": round(time.perf_counter() - started, 2)}
         told = replace(loaded.preprocessing, size=None) if options.native_scale else loaded.preprocessing
         card = ModelCard(
@@ -148,119 +115,17 @@ def fit_gap(
     return Trained(Path(out), network, labels.classes, told, training)
 
 
-def _check_device(device: str) -> None:
-    """Refuse a device that is not there."""
-    kind, _, number = device.partition(":")
-    if kind not in {"cpu", "cuda"} or (number and not number.isdecimal()):
-        raise UsageError("device unknown", found=repr(device), wanted="cpu, cuda or cuda:<number>")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"device {device} is not there",
-            found=f"{torch.cuda.device_count()} CUDA devices",
-            remedy="use --device cpu",
+def _one_cycle(options: GapOptions) -> Optimizing:
+    """AdamW with a one-cycle schedule over all steps."""
+
+    def optimizing(network: nn.Module, steps: int) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-
-def _preprocessing(options: GapOptions) -> Preprocessing | None:
-    """Read what was given, at the border."""
-    given = options.preprocessing
-    return Preprocessing.parse(given) if isinstance(given, str) else given
-
-
-@contextlib.contextmanager
-def _abandoning(place: Workplace) -> Iterator[None]:
-    """Remove the folder after an error that a resume would only meet again; keep it after Ctrl-C."""
-    try:
-        yield
-    except ProbeError:
-        place.abandon()
-        raise
-
-
-def _train(
-    network: GapNet,
-    data: _Data,
-    options: GapOptions,
-    place: Workplace,
-    on_epoch: Callable[[EpochRecord], None] | None,
-) -> GapTraining:
-    """Run Lightning, from the last checkpoint if there is one; ``network`` gets the best weights."""
-    from lightning.pytorch import Trainer
-
-    from wsss_probe_localizers.training import GapTraining, LastCheckpoint, Task
-
-    pictures, rows = data.loaded.pictures, data.split.rows
-    weights = class_weights(data.labels, rows["train"], options.class_weights)
-    task = Task(options, data.loaded.preprocessing, data.labels.multilabel, weights)
-    # Kernels for channels last are about twice as fast on a CPU; the batches come in that layout.
-    module = GapTraining(network.to(memory_format=torch.channels_last), task)  # type: ignore[call-overload]
-    kind, _, number = options.device.partition(":")
-    with progress_bar(options.epochs, shown=options.progress) as advance, interruptible():
-        trainer = Trainer(
-            accelerator=kind,
-            devices=[int(number or 0)] if kind == "cuda" else 1,
-            max_epochs=options.epochs,
-            callbacks=[LastCheckpoint(module, place.checkpoint, _both(advance, on_epoch))],
-            deterministic="warn" if kind == "cuda" else True,
-            default_root_dir=place.partial,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-        )
-        trainer.fit(
-            module,
-            loader(pictures, rows["train"], data.labels, options, shuffle=True),
-            loader(pictures, rows["val"], data.labels, options, shuffle=False),
-            ckpt_path=place.checkpoint if place.checkpoint.exists() else None,
-            weights_only=True,
-        )
-    network.load_state_dict(module.best)
-    network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-    return module
-
-
-def _both(
-    first: Callable[[EpochRecord], None], second: Callable[[EpochRecord], None] | None
-) -> Callable[[EpochRecord], None]:
-    """Call one after the other."""
-
-    def call(record: EpochRecord) -> None:
-        first(record)
-        if second is not None:
-            second(record)
-
-    return call
-
-
-def _record(module: GapTraining, manifest: Manifest, data: _Data, options: GapOptions) -> dict[str, Any]:
-    """Measure the kept weights on every split and say how they were made."""
-    groups = image_groups(manifest)
-    network = module.network.to(options.device)
-    metrics = {}
-    for name, rows in data.split.rows.items():
-        if name == "train" or not len(rows):
-            continue
-        batches = loader(data.loaded.pictures, rows, data.labels, options, shuffle=False)
-        logits = logits_of(network, batches, data.loaded.preprocessing).numpy()
-        metrics[name] = measure(logits, data.labels, rows, groups)
-    network.cpu()
-    chosen = () if options.keep == "last" else ("val chose the epoch: its metrics are a little too good",)
-    return {
-        "history": [_json(record) for record in module.history],
-        "best_epoch": module.best_epoch,
-        "metrics": metrics,
-        "images": {name: len(rows) for name, rows in data.split.rows.items()},
-        "notes": [*data.split.notes, *data.loaded.notes, *chosen],
-        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _json(record: EpochRecord) -> dict[str, float | None]:
-    """JSON has no NaN: an AUC that is not defined is None."""
-    return {name: value if math.isfinite(value) else None for name, value in record.items()}
+    return optimizing
 
 
 def _finished(folder: Path) -> Trained:

@@ -1,4 +1,4 @@
-"""What can be chosen for a training; the same record goes into the model card."""
+"""What can be chosen for any training, and for one from scratch; the same record goes into the model card."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wsss_probe.errors import UsageError
 from wsss_probe.images import Preprocessing
 from wsss_probe_localizers.augmentation import Augmentation
 
-__all__ = ["ClassWeights", "GapOptions"]
+__all__ = ["ClassWeights", "GapOptions", "TrainingOptions", "above", "one_of", "positive"]
 
 ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
 """Weights of the classes in the loss; ``balanced`` gives every class the same total."""
@@ -19,40 +19,24 @@ ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
 _NOT_RECORDED = ("resume", "progress", "num_workers", "cache_bytes")
 
 
-@final
-@dataclass(frozen=True)
-class GapOptions:
-    """Options of :func:`~wsss_probe_localizers.gap.fit_gap`.
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Options that every training from image labels has.
 
     Parameters
     ----------
-    backbone : str
-        See :func:`~wsss_probe_localizers.backbones.backbone_features`.
-    width : float
-        Factor on the widths of a VGG layout.
     epochs, batch_size : int
     learning_rate : float
-        Peak of the one-cycle schedule.
-    weight_decay : float
-        Of AdamW.
     seed : int
-        Fixes weights, order, augmentation and split.
+        Fixes new weights, order, augmentation and split.
     device : str
         ``cpu``, ``cuda`` or ``cuda:<number>``.
     classes : tuple of str
         Order of the logits; empty takes all labels found, naturally sorted.
-    multilabel : bool or None
-        One sigmoid per class instead of a softmax; None says yes where an image has several labels.
     class_weights : "none", "balanced" or tuple of float
     augmentation : Augmentation
     preprocessing : Preprocessing, str or None
-        As ``--preprocess``; None keeps the size of the images or tiles and normalises with mean
-        and standard deviation of the training images.
-    size : int or None
-        Side to which images are resized, where ``preprocessing`` is None.
-    native_scale : bool
-        Write a card without a size: an audit then takes images as large as they are, at the scale
-        of the training tiles, instead of resizing them to the size of a tile.
+        As ``--preprocess``.
     validation : float
         Share of the training groups set aside where the manifest has no ``val`` rows.
     keep : "loss", "auc" or "last"
@@ -69,21 +53,15 @@ class GapOptions:
         Show a bar on stderr.
     """
 
-    backbone: str = "vgg"
-    width: float = 1.0
     epochs: int = 8
     batch_size: int = 64
     learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
     seed: int = 0
     device: str = "cpu"
     classes: tuple[str, ...] = ()
-    multilabel: bool | None = None
     class_weights: ClassWeights = "none"
     augmentation: Augmentation = field(default_factory=Augmentation)
     preprocessing: Preprocessing | str | None = None
-    size: int | None = None
-    native_scale: bool = False
     validation: float = 0.2
     keep: Literal["loss", "auc", "last"] = "loss"
     threads: int | None = None
@@ -93,27 +71,20 @@ class GapOptions:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        _above("epochs", self.epochs, 1)
+        above("epochs", self.epochs, 1)
         # Batch normalisation has no spread to divide by in a batch of one.
-        _above("batch size", self.batch_size, 2)
-        _above("workers", self.num_workers, 0)
-        _above("seed", self.seed, 0)
-        _above("size", 1 if self.size is None else self.size, 1)
-        _above("threads", 1 if self.threads is None else self.threads, 1)
-        if self.native_scale and (self.size is not None or self.preprocessing is not None):
-            raise UsageError(
-                "native scale contradicts a size",
-                found="native scale beside a size or a preprocessing",
-                remedy="drop one of them",
-            )
-        _positive("learning rate", self.learning_rate)
+        above("batch size", self.batch_size, 2)
+        above("workers", self.num_workers, 0)
+        above("seed", self.seed, 0)
+        above("threads", 1 if self.threads is None else self.threads, 1)
+        positive("learning rate", self.learning_rate)
         if not 0 < self.validation < 1:
             raise UsageError(
                 "validation share is out of range", found=f"{self.validation:g}", wanted="above 0, below 1"
             )
-        _one_of("keep", self.keep, ("loss", "auc", "last"))
+        one_of("keep", self.keep, ("loss", "auc", "last"))
         if isinstance(self.class_weights, str):
-            _one_of("class weights", self.class_weights, ("none", "balanced"))
+            one_of("class weights", self.class_weights, ("none", "balanced"))
 
     def record(self) -> dict[str, Any]:
         """Return the options that decide the outcome, ready for JSON.
@@ -128,20 +99,82 @@ class GapOptions:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
 
-def _above(what: str, value: int, least: int) -> None:
-    """Check a whole number."""
+@final
+@dataclass(frozen=True, kw_only=True)
+class GapOptions(TrainingOptions):
+    """Options of :func:`~wsss_probe_localizers.gap.fit_gap`, besides :class:`TrainingOptions`.
+
+    ``learning_rate`` is the peak of a one-cycle schedule; without ``preprocessing`` the size of the
+    images or tiles is kept, and mean and standard deviation are those of the training images.
+
+    Parameters
+    ----------
+    backbone : str
+        See :func:`~wsss_probe_localizers.backbones.backbone_features`.
+    width : float
+        Factor on the widths of a VGG layout.
+    weight_decay : float
+        Of AdamW.
+    multilabel : bool or None
+        One sigmoid per class instead of a softmax; None says yes where an image has several labels.
+    size : int or None
+        Side to which images are resized, where ``preprocessing`` is None.
+    native_scale : bool
+        Write a card without a size: an audit then takes images as large as they are, at the scale
+        of the training tiles, instead of resizing them to the size of a tile.
+    """
+
+    backbone: str = "vgg"
+    width: float = 1.0
+    weight_decay: float = 1e-2
+    multilabel: bool | None = None
+    size: int | None = None
+    native_scale: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        above("size", 1 if self.size is None else self.size, 1)
+        if self.native_scale and (self.size is not None or self.preprocessing is not None):
+            raise UsageError(
+                "native scale contradicts a size",
+                found="native scale beside a size or a preprocessing",
+                remedy="drop one of them",
+            )
+
+
+def above(what: str, value: int, least: int) -> None:
+    """Refuse a whole number below the least that makes sense.
+
+    Parameters
+    ----------
+    what : str
+        Name of the option, for the message.
+    value, least : int
+    """
     if value < least:
         raise UsageError(f"{what} is out of range", found=str(value), wanted=f"{least} or more")
 
 
-def _positive(what: str, value: float) -> None:
-    """Check a finite number above zero."""
+def positive(what: str, value: float) -> None:
+    """Refuse what is no finite number above zero.
+
+    Parameters
+    ----------
+    what : str
+    value : float
+    """
     if not 0 < value < float("inf"):
         raise UsageError(f"{what} is out of range", found=f"{value:g}", wanted="a number above 0")
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    """Check a choice."""
+def one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a word that is no choice; the nearest is named.
+
+    Parameters
+    ----------
+    what, value : str
+    known : tuple of str
+    """
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         raise UsageError(

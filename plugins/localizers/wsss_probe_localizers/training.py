@@ -30,27 +30,46 @@ from wsss_probe_localizers.pictures import normalise
 
 if TYPE_CHECKING:
     from wsss_probe.images import Preprocessing
-    from wsss_probe_localizers.options import GapOptions
+    from wsss_probe_localizers.options import TrainingOptions
 
-__all__ = ["EpochRecord", "GapTraining", "LastCheckpoint", "Task"]
+__all__ = ["EpochRecord", "LastCheckpoint", "Optimizing", "Task", "Training"]
 
 EpochRecord = dict[str, float]
 """One epoch: ``epoch, learning_rate, train_loss, val_loss, val_accuracy, val_auc``."""
 
 
+Optimizing = Callable[[nn.Module, int], dict[str, Any]]
+"""Makes, of a network and the number of steps, what Lightning's ``configure_optimizers`` returns."""
+
+
 @final
 @dataclass(frozen=True)
 class Task:
-    """What a training knows besides its network: options, preprocessing, kind of labels, weights."""
+    """What a training knows besides its network.
 
-    options: GapOptions
+    Parameters
+    ----------
+    options : TrainingOptions
+    preprocessing : Preprocessing
+    multilabel : bool
+    weights : Tensor or None, (class,)
+        Of the loss.
+    optimizing : callable
+        ``optimizing(network, steps)`` gives optimiser and schedule.
+    still : tuple of str
+        Modules of the network that stay in eval mode, with all that is inside them.
+    """
+
+    options: TrainingOptions
     preprocessing: Preprocessing
     multilabel: bool
     weights: Tensor | None
+    optimizing: Optimizing
+    still: tuple[str, ...] = ()
 
 
 @final
-class GapTraining(pl.LightningModule):
+class Training(pl.LightningModule):
     """One network with its optimiser, its history and its best weights.
 
     Parameters
@@ -78,17 +97,13 @@ class GapTraining(pl.LightningModule):
         self._validated: list[tuple[Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> Any:
-        """AdamW with a one-cycle schedule over all steps."""
-        options = self.task.options
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-        )
-        steps = max(2, int(self.trainer.estimated_stepping_batches))
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.learning_rate, total_steps=steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Ask the task, which knows the number of steps only now."""
+        return self.task.optimizing(self.network, max(2, int(self.trainer.estimated_stepping_batches)))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
         """Seed dropout and the like from the step, so that a resumed training draws the same."""
+        for name in self.task.still:
+            self.network.get_submodule(name).eval()
         torch.manual_seed(seed_of(self.task.options.seed, self.global_step, 1))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -97,7 +112,9 @@ class GapTraining(pl.LightningModule):
         options = self.task.options
         generator = torch.Generator().manual_seed(seed_of(options.seed, self.global_step, 2))
         images = normalise(augment(unit(pixels), options.augmentation, generator), self.task.preprocessing)
-        loss = self._loss(self.network(images), sets)
+        # Networks with auxiliary classifiers return further logits, in train mode only.
+        logits = self.network(images)
+        loss = self._loss(logits if isinstance(logits, Tensor) else logits[0], sets)
         self._refuse_divergence(loss, f"epoch {self.current_epoch + 1}, batch {batch_idx + 1}")
         self._train_losses.append(loss.detach())
         return loss
@@ -133,11 +150,11 @@ class GapTraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the weights alone do not say."""
-        checkpoint["gap"] = {"history": self.history, "best": self.best, "best_epoch": self.best_epoch}
+        checkpoint["training"] = {"history": self.history, "best": self.best, "best_epoch": self.best_epoch}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read it back."""
-        kept = checkpoint["gap"]
+        kept = checkpoint["training"]
         self.history, self.best, self.best_epoch = kept["history"], kept["best"], kept["best_epoch"]
 
     def _loss(self, logits: Tensor, sets: Tensor) -> Tensor:
@@ -169,13 +186,13 @@ class LastCheckpoint(Callback):
 
     Parameters
     ----------
-    training : GapTraining
+    training : Training
     path : Path
     on_epoch : callable
         Gets the epoch's record.
     """
 
-    def __init__(self, training: GapTraining, path: Path, on_epoch: Callable[[EpochRecord], None]) -> None:
+    def __init__(self, training: Training, path: Path, on_epoch: Callable[[EpochRecord], None]) -> None:
         self._training, self._path, self._on_epoch = training, path, on_epoch
 
     def on_train_epoch_end(
