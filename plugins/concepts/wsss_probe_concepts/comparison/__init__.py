@@ -1,0 +1,1 @@
+"""Networks beside one another: what each encodes, and how alike their representations are."""
