@@ -43,6 +43,8 @@ def test_every_field_enters_the_id(field):
         "data": {"images": 4},
         "preprocessing": {"size": [1, 1]},
         "libraries": {},
+        "measures": ({"name": "texture"},),
+        "networks": {"other": {}},
     }.get(field, ())
 
     assert make(**{field: other}).id != make().id

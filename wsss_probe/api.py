@@ -138,7 +138,7 @@ class Forecast:
     Parameters
     ----------
     images, networks : int
-        Networks are the audited one and its controls.
+        Networks are the audited one, its controls and further ones.
     seconds : float
         Survey only, on this machine.
     bytes : int
@@ -187,7 +187,7 @@ def forecast(prepared: Prepared) -> Forecast:
     number = min(total, prepared.plan.execution.batch_size)
     chosen = np.unique(np.linspace(0, total - 1, number).astype(int))
     part = _Part(prepared.subject.source, tuple(int(i) for i in chosen))
-    controls = len(prepared.plan.controls)
+    controls = len(prepared.plan.controls) + len(prepared.plan.networks)
     own = _rehearsed(prepared, part)
     other = _rehearsed(replace(prepared, plan=prepared.plan.for_control("")), part) if controls else (0.0, 0)
     seconds, stored = (total / len(part) * (a + controls * b) for a, b in zip(own, other, strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ from wsss_probe.atomic import write_atomically
 from wsss_probe.certificate import Certificate, certify
 from wsss_probe.contracts import Finding
 from wsss_probe.controls import make_control
-from wsss_probe.errors import ExitCode, PlanError, ProbeError
+from wsss_probe.errors import ExitCode, PlanError
 from wsss_probe.findings import (
     HOST,
     certificate_finding,
@@ -33,27 +31,27 @@ from wsss_probe.head import find_head
 from wsss_probe.ledger import write_choices
 from wsss_probe.linter.prepared import lint_prepared
 from wsss_probe.made import Made
-from wsss_probe.names import display
+from wsss_probe.measuring import MeasureTask, measure_concepts
 from wsss_probe.passport import issue_passports
 from wsss_probe.performance import Performance, measure_performance, performance_finding
 from wsss_probe.plan import Plan, same_plan
-from wsss_probe.run import AuditedRun, ControlRun, read_record
+from wsss_probe.quarantine import check_quarantine, described_images, noted, record_images, unreadable_images
+from wsss_probe.run import AuditedRun, OtherRun, read_record
 from wsss_probe.schema import check_conclusion, check_sections
 from wsss_probe.store import LedgerLine, Store, exclusive
 from wsss_probe.survey import Task, probe_path, run_stage, streams, working_copy
 
 if TYPE_CHECKING:
-    import pandas as pd
     import xarray as xr
     from torch import Tensor, nn
 
     from wsss_probe.contracts import Choice, Conclusion, Explainer, Probe, Section
     from wsss_probe.host import Offered
+    from wsss_probe.networks import Further
     from wsss_probe.preparation import Prepared
 
 __all__ = ["AuditOutcome", "perform"]
 
-_FEW_BAD = 5
 _UNTRAINED = "The network has random weights, as asked: nothing below was learned by it."
 _CONTROL_BATCHES = 4
 
@@ -158,17 +156,23 @@ def _perform_in(
     (folder / "run.json").unlink(missing_ok=True)
     with certify(subject.model.module, _beside(subject.model.module, subject.examples)) as witness:
         linted = lint_prepared(prepared)
+        _measure(prepared, folder, progress)
         with progress("audited network", images) as advance:
             audited = _survey(prepared, subject.working, folder, plan, advance)
         controls = []
         for name in plan.controls:
             with progress(f"control {name}", images) as advance:
                 controls.append(_survey_control(prepared, folder, (name, audited), advance))
+        networks = []
+        for network in prepared.subject.networks:
+            with progress(f"network {network.name}", images) as advance:
+                networks.append(_survey_network(prepared, folder, (network, audited), advance))
         performance = _performance(prepared, audited.run)
-        run, conclusions = _conclude(prepared, audited, tuple(controls), performance)
+        audited = _beside_others(audited, controls, networks)
+        run, conclusions = _conclude(prepared, audited, performance)
         sections = _sections(prepared, run)
         passports = issue_passports(prepared.host, columns, run)
-    findings = linted + _findings(prepared, run, (audited, *controls), witness.certificate, performance)
+    findings = linted + _findings(prepared, run, audited.lines, witness.certificate, performance)
     findings += [(name, f) for name, c in conclusions for f in c.findings]
     sections = (*passports[:1], *sections, *passports[1:])
     made = Made(findings, sections, _choices(conclusions), _map_scores(conclusions))
@@ -215,9 +219,9 @@ def _survey(prepared: Prepared, module: nn.Module, folder: Path, plan: Plan, adv
         if passes:
             lines += run_stage(_task(replace(prepared, plan=plan), run, number), advance)
         if number == 0:
-            _record_images(prepared, store, lines)
-            run = replace(run, images=_images(prepared, lines))
-            _check_quarantine(prepared, folder, lines)
+            record_images(prepared, store, lines)
+            run = replace(run, images=described_images(prepared, lines))
+            check_quarantine(prepared, folder, lines)
         stage = [offered for offered in prepared.stages[number] if offered.item.name in read_later]
         if stage:
             concluded = dict(_concluded(prepared, run, stage, _broken(prepared)))
@@ -262,18 +266,55 @@ def _broken(prepared: Prepared) -> frozenset[str]:
     return frozenset(o.item.name for o in items if prepared.host.disabled("observe", o))
 
 
+def _measure(prepared: Prepared, folder: Path, progress: Progress) -> None:
+    """Measure concepts, which needs no network."""
+    if not prepared.measures:
+        return
+    images, plan = len(prepared.subject.source), prepared.plan
+    store = Store(folder, images, plan.execution.shard, plan.id)
+    store.sweep()
+    task = MeasureTask(
+        prepared.measures,
+        prepared.subject.source,
+        prepared.survey.mask_classes,
+        store,
+        prepared.host,
+        prepared.options.processes,
+    )
+    with progress("concepts", images) as advance:
+        measure_concepts(task, advance)
+
+
 def _survey_control(
     prepared: Prepared, folder: Path, control_of: tuple[str, _Surveyed], advance: Advance
-) -> _Surveyed:
+) -> OtherRun:
     name, audited = control_of
-    plan = prepared.plan.for_control(name)
-    batches = _control_batches(prepared, _noted("output", audited.lines))
-    module = make_control(name, prepared.subject.model.module, batches, plan.execution.seed)
+    module = _made_control(prepared, name, audited)
+    return _survey_other(prepared, module, (folder, "controls", name), advance)
+
+
+def _survey_network(
+    prepared: Prepared, folder: Path, network_of: tuple[Further, _Surveyed], advance: Advance
+) -> OtherRun:
+    network, audited = network_of
+    module = network.module or _made_control(prepared, network.control, audited)
+    return _survey_other(prepared, module, (folder, "networks", network.name), advance)
+
+
+def _made_control(prepared: Prepared, name: str, audited: _Surveyed) -> nn.Module:
+    batches = _control_batches(prepared, noted("output", audited.lines))
+    return make_control(name, prepared.subject.model.module, batches, prepared.plan.execution.seed)
+
+
+def _survey_other(
+    prepared: Prepared, module: nn.Module, place: tuple[Path, str, str], advance: Advance
+) -> OtherRun:
+    """Survey a network that stands beside the audited one, into ``<run>/<kind>/<name>``."""
+    folder, kind, name = place
+    plan = prepared.plan.for_control(name) if kind == "controls" else prepared.plan.for_network(name)
     module = working_copy(module, plan.execution)
-    prepared = _for_control(prepared, module, plan)
-    surveyed = _survey(prepared, module, folder / "controls" / name, plan, advance)
-    run = surveyed.run
-    control = ControlRun(
+    run = _survey(_for_other(prepared, module, plan), module, folder / kind / name, plan, advance).run
+    return OtherRun(
         survey=run.survey,
         store=run.store,
         images=run.images,
@@ -287,11 +328,17 @@ def _survey_control(
         name=name,
         audited=Store(folder, len(prepared.subject.source), plan.execution.shard, prepared.plan.id),
     )
-    return replace(surveyed, run=control)
 
 
-def _for_control(prepared: Prepared, module: nn.Module, plan: Plan) -> Prepared:
-    """Leave out the probes that no control answers, and look for the control's own head."""
+def _beside_others(
+    audited: _Surveyed, controls: Sequence[OtherRun], networks: Sequence[OtherRun]
+) -> _Surveyed:
+    run = replace(audited.run, controls=tuple(controls), networks=tuple(networks))
+    return replace(audited, run=run)
+
+
+def _for_other(prepared: Prepared, module: nn.Module, plan: Plan) -> Prepared:
+    """Leave out the probes that no other network answers, and look for its own head."""
     asked = prepared.needs
     stages = tuple(tuple(o for o in stage if asked[o.item.name].controls) for stage in prepared.stages)
     head = find_head(module, prepared.subject.examples, prepared.subject.layers)
@@ -338,74 +385,6 @@ def _guard(prepared: Prepared) -> Callable[[Explainer], AbstractContextManager[b
     return guarded
 
 
-# -- images ------------------------------------------------------------------------------------
-
-
-def _unreadable(lines: Sequence[LedgerLine]) -> dict[int, str]:
-    first = [line for line in lines if line.stage == "0"]
-    return {int(key): why for line in first for key, why in line.unreadable.items() if key.isdecimal()}
-
-
-def _noted(what: str, lines: Sequence[LedgerLine]) -> dict[int, str]:
-    """Reasons by image why its ``mask``, or the network's ``output`` for it, counts nowhere."""
-    first = [line for line in lines if line.stage == "0"]
-    pairs = [(key.partition(":"), why) for line in first for key, why in line.unreadable.items()]
-    return {int(index): why for (kind, _, index), why in pairs if kind == what}
-
-
-def _images(prepared: Prepared, lines: Sequence[LedgerLine]) -> pd.DataFrame:
-    frame = prepared.subject.manifest.frame.copy()
-    frame["readable"] = ~frame.index.isin(list(_unreadable(lines)))
-    frame["name"] = [display(str(path)) for path in frame["image"]]
-    if prepared.subject.manifest.tiled:
-        frame["name"] += [f" at {x}, {y}" for x, y in zip(frame["x"], frame["y"], strict=True)]
-    return frame
-
-
-def _record_images(prepared: Prepared, store: Store, lines: Sequence[LedgerLine]) -> None:
-    """Write the manifest into the run, so that its tables can be read without any other file."""
-    import xarray as xr
-
-    frame = _images(prepared, lines)
-    columns = {}
-    for name in frame.columns:
-        values = frame[name].to_numpy()
-        plain = values if values.dtype.kind in "bif" else np.array([_text(v) for v in values], dtype=object)
-        columns["path" if name == "image" else str(name)] = ("image", plain)
-    store.write_static("images", xr.Dataset(columns))
-    store.write_coordinate("image", np.arange(len(frame)))
-
-
-def _text(value: object) -> str:
-    """Text that UTF-8 can hold; file names may hold bytes that it cannot."""
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _check_quarantine(prepared: Prepared, folder: Path, lines: Sequence[LedgerLine]) -> None:
-    """Write ``quarantine.csv``; stop when too many images are unreadable."""
-    bad = _unreadable(lines)
-    names = prepared.subject.manifest.frame["image"]
-    rows = [("image", "unreadable", i, why) for i, why in sorted(bad.items())]
-    rows += [("mask", "refused", i, why) for i, why in sorted(_noted("mask", lines).items())]
-    rows += [("output", "not finite", i, why) for i, why in sorted(_noted("output", lines).items())]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["index", "image", "what", "reason"])
-    writer.writerows([i, _text(names.iloc[i]), f"{what} {state}", _text(why)] for what, state, i, why in rows)
-    write_atomically(folder / "quarantine.csv", text.getvalue())
-    limit = max(_FEW_BAD, prepared.options.max_bad_fraction * len(names))
-    if len(bad) > limit or len(bad) == len(names):
-        msg = "too many images cannot be read"
-        error = ProbeError(
-            msg,
-            found=f"{len(bad)} of {len(names)}, the first: {next(iter(bad.values()))}",
-            wanted=f"at most {int(limit)}",
-            remedy=f"see {folder / 'quarantine.csv'}, or raise --max-bad-fraction",
-        )
-        error.exit_code = ExitCode.WITH_FAILURES
-        raise error
-
-
 # -- conclusions -------------------------------------------------------------------------------
 
 
@@ -420,12 +399,11 @@ def _concluded(
 
 
 def _conclude(
-    prepared: Prepared, audited: _Surveyed, controls: tuple[_Surveyed, ...], performance: Performance
+    prepared: Prepared, audited: _Surveyed, performance: Performance
 ) -> tuple[AuditedRun, list[tuple[str, Conclusion]]]:
     """Conclude every probe, in the order of their dependencies; the summaries go into the run."""
-    control_runs = tuple(c.run for c in controls if isinstance(c.run, ControlRun))
     # what was concluded between passes knew no controls, and is concluded again
-    run = replace(audited.run, controls=control_runs, not_testable=performance.not_testable, summaries={})
+    run = replace(audited.run, not_testable=performance.not_testable, summaries={})
     made: list[tuple[str, Conclusion]] = []
     for probes in prepared.stages:
         for offered in probes:
@@ -461,14 +439,12 @@ def _sections(prepared: Prepared, run: AuditedRun) -> tuple[Section, ...]:
 def _findings(
     prepared: Prepared,
     run: AuditedRun,
-    surveyed: Sequence[_Surveyed],
+    lines: Sequence[LedgerLine],
     certificate: Certificate,
     performance: Performance,
 ) -> list[tuple[str, Finding]]:
     """What the host itself has to say."""
-    lines = [line for part in surveyed[:1] for line in part.lines]
-    controls = [part.run for part in surveyed if isinstance(part.run, ControlRun)]
-    alive = {c.name: {layer: c.alive(layer) for layer in run.survey.layers} for c in controls}
+    alive = {c.name: {layer: c.alive(layer) for layer in run.survey.layers} for c in run.controls}
     note = prepared.options.note
     own = [
         Finding("note", "notice", f"About these data: {note}") if note else None,
@@ -477,7 +453,7 @@ def _findings(
         else None,
         performance_finding(performance),
         certificate_finding(certificate),
-        quarantine_finding(_unreadable(lines), len(run.images)),
+        quarantine_finding(unreadable_images(lines), len(run.images)),
         *control_findings(alive),
         *storage_finding(total(line.counters for line in lines)),
     ]
@@ -525,7 +501,7 @@ def _record(prepared: Prepared, run: AuditedRun, results: _Results, code: ExitCo
         "seconds": round(time.time() - started, 2),
         "model": dict(plan.model),
         "preprocessing": dict(plan.preprocessing),
-        "data": {**plan.data, "unreadable": len(_unreadable(results.lines))},
+        "data": {**plan.data, "unreadable": len(unreadable_images(results.lines))},
         "layers": {name: asdict(info) for name, info in prepared.survey.layers.items()},
         "layers_reason": plan.layers_reason,
         "head": {
@@ -534,6 +510,8 @@ def _record(prepared: Prepared, run: AuditedRun, results: _Results, code: ExitCo
             "reason": run.survey.head.reason,
         },
         "controls": {c.name: {layer: c.alive(layer) for layer in run.survey.layers} for c in run.controls},
+        "networks": {n.name: dict(plan.networks[n.name]) for n in run.networks},
+        "measures": [dict(measure) for measure in plan.measures],
         "probes": [dict(probe) for probe in plan.probes],
         "refused": [list(item) for item in prepared.refused],
         "failures": [failure.to_dict() for failure in prepared.host.failures],

@@ -67,6 +67,12 @@ RunFile = Annotated[Path | None, typer.Option(help="TOML file with the same opti
 OnlyPlugins = Annotated[str | None, typer.Option(help="Load these plugins and no others.")]
 NoPlugin = Annotated[str | None, typer.Option(help="Leave these plugins out.")]
 Controls = Annotated[str | None, typer.Option(help="Control networks: shuffled:3,reinit:2, or none.")]
+Concepts = Annotated[
+    str | None, typer.Option(help="Concept measures: names, patterns, default, all or none.")
+]
+Processes = Annotated[
+    int | None, typer.Option(help="Processes that measure concepts; 0 for as many as there are cores.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 …")]
 BatchSize = Annotated[int | None, typer.Option(help="Images per forward pass.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of the controls.")]
@@ -107,6 +113,8 @@ def audit(
     out: Out = None,
     run_file: RunFile = None,
     controls: Controls = None,
+    concepts: Concepts = None,
+    processes: Processes = None,
     only_plugins: OnlyPlugins = None,
     no_plugin: NoPlugin = None,
     layouts: Layouts = None,

@@ -40,7 +40,11 @@ class AuditOptions(BaseModel):
     ``layouts`` says how layers order their maps where that cannot be inferred: ``NHWC``,
     ``tokens:14x14+1``, by layer or pattern.
     ``explain`` names explainers, by patterns too; ``default`` are those that cost no pass of their
-    own, ``all`` is every one. ``probes`` and ``explainers`` hold tables of options by name.
+    own, ``all`` is every one. ``probes``, ``explainers`` and ``measures`` hold tables of options by name.
+    ``concepts`` names concept measures in the same way (``none`` for none); they run in as many
+    ``processes`` as there are cores, unless another number is given.
+    ``models`` names further networks of the audited one's architecture, to be compared with it: a
+    checkpoint, a folder of a network, ``random``, or the kind of a control.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -74,6 +78,10 @@ class AuditOptions(BaseModel):
     strict: bool = False
     note: str = ""
     masks: MaskOptions = MaskOptions()
+    concepts: tuple[str, ...] = ("default",)
+    processes: int = Field(default=0, ge=0)
+    models: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
+    measures: dict[str, dict[str, Any]] = Field(default_factory=dict)
     probes: dict[str, dict[str, Any]] = Field(default_factory=dict)
     explainers: dict[str, dict[str, Any]] = Field(default_factory=dict)
 

@@ -253,6 +253,8 @@ class Needs:
         nothing that the probe is asked, since a number without its control supports no verdict.
     relevance : bool
         Whether it reads ``batch.relevance``: the maps of every planned explainer and layer.
+    concepts : bool
+        Whether it reads ``run.concepts``; images are measured only if some probe does.
     """
 
     layers: frozenset[str] = frozenset()
@@ -263,6 +265,7 @@ class Needs:
     model: bool = False
     controls: bool = True
     relevance: bool = False
+    concepts: bool = False
 
 
 @final

@@ -89,6 +89,11 @@ class PluginHost:
         """What went wrong so far, in the order in which it happened."""
         return tuple(self._isolation.failures)
 
+    @property
+    def strict(self) -> bool:
+        """Whether a plugin's error stops the audit."""
+        return self._isolation.strict
+
     # -- loading ------------------------------------------------------------------------------
 
     def load(

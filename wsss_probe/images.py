@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, final
@@ -280,20 +280,26 @@ class ManifestSource:
         IndexError
             No such row.
         """
+        sample = self.seen(index)
+        if sample.view is None:
+            return sample
+        return replace(sample, tensor=network_input(sample.view, self.preprocessing))
+
+    def seen(self, index: int) -> Sample:
+        """Read one image and its mask as :meth:`read` does, but make no tensor, and load no torch."""
         _require_row(index, len(self))
         try:
             decoded, pixels = self._pixels(index)
-            seen = view(pixels, self.preprocessing)
-            self._require_size(_shape(seen))
+            shown = view(pixels, self.preprocessing)
+            self._require_size(_shape(shown))
         except ImageError as error:
             return Sample(index, error=str(error))
         mask, objects, mask_error = self._mask(index, _shape(decoded.pixels), pixels)
-        tensor = network_input(seen, self.preprocessing)
-        return Sample(index, seen, tensor, mask, "", decoded.notes, mask_error, objects)
+        return Sample(index, shown, None, mask, "", decoded.notes, mask_error, objects)
 
     def picture(self, index: int) -> NDArray[np.uint8] | None:
         """Show one image as the network sees it, (row, column, 3); None if it cannot be read."""
-        return self.read(index).view
+        return self.seen(index).view
 
     def _pixels(self, index: int) -> tuple[Decoded, NDArray[np.uint8]]:
         """Whole image, and its tile where the manifest has tiles."""

@@ -7,18 +7,21 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from wsss_probe.contracts import Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey
+from wsss_probe.contracts import ConceptMeasure, Explainer, Finding, Head, LayerInfo, Needs, Probe, Survey
 from wsss_probe.errors import ModelError, PluginError, UsageError
+from wsss_probe.measuring import Measuring
 from wsss_probe.names import nearest
 from wsss_probe.offers import check_probe
+from wsss_probe.schema import check_concepts
 from wsss_probe.targets import require_target
 
 if TYPE_CHECKING:
     import numpy as np
 
     from wsss_probe.host import Offered, PluginHost
+    from wsss_probe.masks import MaskSpec
 
-__all__ = ["Explained", "Explaining", "Probing", "match_explainers", "match_probes"]
+__all__ = ["Explained", "Explaining", "Probing", "match_explainers", "match_measures", "match_probes"]
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -151,7 +154,7 @@ def match_explainers(
     """
     offered = host.collect_explainers()
     _known_options(offered, options, "explainer")
-    chosen = _asked_for(offered, asked) | set(options)
+    chosen = _asked_for(offered, asked, "explainer") | set(options)
     items = [replace(o, item=configured(o.item, options)) for o in offered if o.item.name in chosen]
     pairs, refused = [], []
     for item in items:
@@ -176,11 +179,14 @@ def _no_gradient(explainer: Explainer, layer: LayerInfo, where: Explained) -> st
     return "; ".join(f"{name}: {where.without_gradient[name]}" for name in lacking)
 
 
-def _asked_for(offered: Sequence[Offered[Explainer]], asked: Sequence[str]) -> set[str]:
-    """Names of the explainers that words and patterns mean."""
+def _asked_for(
+    offered: Sequence[Offered[Explainer]] | Sequence[Offered[ConceptMeasure]], asked: Sequence[str], kind: str
+) -> set[str]:
+    """Names of what words and patterns mean."""
     groups = {
         "all": [o.item.name for o in offered],
         "default": [o.item.name for o in offered if o.item.default],
+        "none": [],
     }
     names = {o.item.name for o in offered}
     chosen: set[str] = set()
@@ -188,10 +194,57 @@ def _asked_for(offered: Sequence[Offered[Explainer]], asked: Sequence[str]) -> s
         found = groups.get(word) or [name for name in names if fnmatchcase(name, word)]
         if not found and word not in groups:
             near = nearest(word, [*names, *groups])
-            msg = "no plugin offers such an explainer"
+            msg = (
+                f"no plugin offers such an {kind}"
+                if kind[0] in "aeiou"
+                else f"no plugin offers such a {kind}"
+            )
             raise UsageError(msg, found=word, remedy=f"did you mean '{near}'?" if near else None)
         chosen.update(found)
     return chosen
+
+
+# -- concept measures --------------------------------------------------------------------------
+
+
+def match_measures(
+    host: PluginHost, options: Options, asked: Sequence[str], masks: MaskSpec | None
+) -> tuple[Measuring, ...]:
+    """Ask every chosen concept measure what it can measure here; one that fails is listed and left out.
+
+    Parameters
+    ----------
+    host : PluginHost
+    options : mapping
+        Of the run file, by measure; who gives options asks for the measure.
+    asked : sequence of str
+        Names and patterns; ``default`` are those that an audit computes unasked, ``all`` is every
+        one, ``none`` is none.
+    masks : MaskSpec or None
+        What masks mean; None for a manifest without masks.
+
+    Returns
+    -------
+    tuple of Measuring
+        Those with at least one concept.
+
+    Raises
+    ------
+    UsageError
+        For options that do not fit, and for names that nobody offers.
+    """
+    offered = host.collect_concept_measures()
+    _known_options(offered, options, "concept measure")
+    chosen = _asked_for(offered, asked, "concept measure") | set(options)
+    items = [replace(o, item=configured(o.item, options)) for o in offered if o.item.name in chosen]
+    found = []
+    for item in items:
+        with host.guarded("concepts", item) as guard:
+            if guard.enabled:
+                names = masks.names if masks else ()
+                answer = item.item.concepts(names, masks is not None and masks.any_id)
+                found.append(Measuring(item, check_concepts(answer, item.item.name)))
+    return tuple(measuring for measuring in found if measuring.concepts)
 
 
 # -- probes ------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ def _subtitle(prepared: Prepared, record: Mapping[str, Any], findings: Sequence[
         "explainer": explainers,
         "probe": len(record["probes"]) - explainers,
         "control network": len(record["controls"]),
+        **({"further network": len(record["networks"])} if record["networks"] else {}),
     }
     size = ", ".join(f"{number} {what}{'s' * (number != 1)}" for what, number in counts.items())
     judged = next((f for plugin, f in findings if (plugin, f.name) == (HOST, "classifier")), None)

@@ -75,6 +75,10 @@ class Plan:
     libraries : mapping of str to str
     layouts : mapping of str to str
         Of audited layers whose maps the network does not order as NCHW.
+    measures : tuple of mapping
+        Name, plugin, version and options of each concept measure.
+    networks : mapping of str to mapping
+        Origin of each further network, by name.
     """
 
     model: Mapping[str, Any]
@@ -90,6 +94,8 @@ class Plan:
     execution: Execution
     libraries: Mapping[str, str]
     layouts: Mapping[str, str] = field(default_factory=dict)
+    measures: tuple[Mapping[str, Any], ...] = ()
+    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -109,8 +115,14 @@ class Plan:
 
     def for_control(self, name: str) -> Plan:
         """Return the plan of the same survey on a control: rows only, no maps."""
-        model = {**self.model, "control": name}
-        return replace(self, model=model, relevance=(), stored=(), controls=())
+        return self._rows_only({**self.model, "control": name})
+
+    def for_network(self, name: str) -> Plan:
+        """Return the plan of the same survey on a further network: rows only, no maps."""
+        return self._rows_only({**self.networks[name], "network": name})
+
+    def _rows_only(self, model: Mapping[str, Any]) -> Plan:
+        return replace(self, model=model, relevance=(), stored=(), controls=(), measures=(), networks={})
 
 
 def library_versions() -> dict[str, str]:

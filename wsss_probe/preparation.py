@@ -26,7 +26,6 @@ from wsss_probe.contracts import (
     Probe,
     Survey,
     Target,
-    Verdict,
 )
 from wsss_probe.controls import parse_controls
 from wsss_probe.errors import ModelError, NothingToDoError, UsageError
@@ -36,13 +35,22 @@ from wsss_probe.first_pass import first_logits, require_images
 from wsss_probe.head import find_head
 from wsss_probe.images import ManifestSource, Source
 from wsss_probe.influence import without_gradient
+from wsss_probe.labels import known_labels, label_findings
 from wsss_probe.layers import Chosen, choose_layers, describe_layers
 from wsss_probe.layout import parse_layout
 from wsss_probe.manifest import Manifest, discover, read_manifest
 from wsss_probe.masks import MaskSpec
-from wsss_probe.matching import Explained, Explaining, Probing, match_explainers, match_probes
+from wsss_probe.matching import (
+    Explained,
+    Explaining,
+    Probing,
+    match_explainers,
+    match_measures,
+    match_probes,
+)
 from wsss_probe.model import AuditedModel, ModelRequest, load_model
 from wsss_probe.names import display
+from wsss_probe.networks import Asked, Audited, Further, load_networks
 from wsss_probe.plan import Execution, Plan, library_versions
 from wsss_probe.precision import precision_name
 from wsss_probe.preprocessing import Preprocessing
@@ -51,7 +59,9 @@ from wsss_probe.targets import parse_target
 
 if TYPE_CHECKING:
     from wsss_probe.config import AuditOptions
+    from wsss_probe.contracts import ModelSource
     from wsss_probe.host import Offered, PluginHost
+    from wsss_probe.measuring import Measuring
 
 __all__ = ["Prepared", "Subject", "find_subject", "load_network", "prepare", "read_images"]
 
@@ -77,6 +87,8 @@ class Subject:
     chosen : Chosen
     head : Head
     classes : tuple of str
+    networks : tuple of Further
+        To be compared with the audited one.
     """
 
     model: AuditedModel
@@ -88,6 +100,7 @@ class Subject:
     chosen: Chosen
     head: Head
     classes: tuple[str, ...]
+    networks: tuple[Further, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,8 @@ class Prepared:
     plan : Plan
     contents : ndarray of str or None, (image,)
         Digest of each image's file.
+    measures : tuple of Measuring
+        Concept measures that some probe reads, or that were asked for by name.
     """
 
     options: AuditOptions
@@ -130,6 +145,7 @@ class Prepared:
     findings: tuple[tuple[str, Finding], ...]
     plan: Plan
     contents: np.ndarray | None = None
+    measures: tuple[Measuring, ...] = ()
 
 
 # -- the subject -------------------------------------------------------------------------------
@@ -255,7 +271,19 @@ def find_subject(
     layers = describe_layers(working, examples[:1], layouts)
     chosen = choose_layers(layers, options.layers)
     head = find_head(working, examples, layers)
-    return Subject(model, working, manifest, source, examples, layers, chosen, head, classes)
+    networks = load_networks(
+        Asked(options, _model_sources(host), trust_code),
+        Audited(
+            module=model.module,
+            live=module is not None,
+            examples=examples,
+            layers=tuple(layer for layer in layers if layer.name in chosen.names),
+            layouts=layouts,
+            classes=len(classes),
+            execution=_execution(options),
+        ),
+    )
+    return Subject(model, working, manifest, source, examples, layers, chosen, head, classes, networks)
 
 
 def load_network(
@@ -300,8 +328,7 @@ def load_network(
         allow_nonfinite=options.allow_nonfinite,
         multilabel=options.multilabel,
     )
-    sources = {offered.item.name: offered.item for offered in host.collect_model_sources()}
-    model = load_model(request, sources)
+    model = load_model(request, _model_sources(host))
     if options.preprocess:
         asked = Preprocessing.parse(options.preprocess, model.preprocessing)
         model = replace(model, preprocessing=asked)
@@ -313,6 +340,10 @@ def load_network(
             remedy='--preprocess imagenet, or --preprocess "size=96 mean=.7,.54,.69 std=.24,.28,.22"',
         )
     return model
+
+
+def _model_sources(host: PluginHost) -> dict[str, ModelSource]:
+    return {offered.item.name: offered.item for offered in host.collect_model_sources()}
 
 
 def _class_names(model: AuditedModel, options: AuditOptions, logits: int) -> tuple[str, ...]:
@@ -387,7 +418,7 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         seed=options.seed,
         images=len(subject.source),
     )
-    labels, labelled = _known_labels(subject.manifest, subject.classes)
+    labels, labelled = known_labels(subject.manifest, subject.classes)
     pathless = without_gradient(subject.working, subject.examples[:1], list(audited.values()))
     where = Explained(
         tuple(audited[name] for name in _relevance_layers(options, subject.chosen)),
@@ -400,6 +431,8 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
     survey = replace(survey, relevance=explaining.pairs)
     probing = match_probes(host, options.probes, survey, labels, pathless)
     contents = digest_contents(subject.source, subject.examples)
+    measures = _measures(options, host, spec, probing)
+    said = label_findings(subject.manifest, subject.classes, labelled)
     return Prepared(
         options,
         host,
@@ -411,59 +444,25 @@ def prepare(options: AuditOptions, host: PluginHost, subject: Subject) -> Prepar
         probing.stages,
         probing.needs,
         explaining.refused,
-        (*_label_findings(subject, labelled), *_pathless_findings(pathless), *probing.findings),
-        _plan(options, subject, survey, (explaining, probing, contents)),
+        (
+            *said,
+            *_pathless_findings(pathless),
+            *probing.findings,
+        ),
+        _plan(options, subject, survey, (explaining, probing, contents, measures)),
         contents.images,
+        measures,
     )
 
 
-def _known_labels(manifest: Manifest, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as sets, (image, class), and where they are known, (image,)."""
-    outcomes = _outcomes(classes)
-    if _foreign(manifest, outcomes):
-        nothing = np.zeros((len(manifest), len(classes)), dtype=bool)
-        return nothing, np.zeros(len(manifest), dtype=bool)
-    labels = manifest.label_sets(outcomes)
-    if len(classes) == 1:
-        # a label that is not the only class says that it is absent
-        return labels[:, 1:], _has_label(manifest)
-    return labels, np.asarray(labels.any(axis=1))
-
-
-def _outcomes(classes: Sequence[str]) -> Sequence[str]:
-    """What labels may say, by number: of a single logit 0 says absent and 1 present."""
-    return classes if len(classes) != 1 else (f"not {classes[0]}", classes[0])
-
-
-def _foreign(manifest: Manifest, classes: Sequence[str]) -> bool:
-    """Whether there are labels, but none is a class: another vocabulary, or names not given."""
-    return bool(manifest.label_names) and manifest.unknown_labels(classes) == manifest.label_names
-
-
-def _has_label(manifest: Manifest) -> np.ndarray:
-    return np.array([cell != "" for cell in manifest.frame["label"]], dtype=bool)
-
-
-def _label_findings(subject: Subject, labelled: np.ndarray) -> list[tuple[str, Finding]]:
-    """Name labels that are no class of the network; they are easily a misspelt name."""
-    outcomes = _outcomes(subject.classes)
-    unknown, foreign = subject.manifest.unknown_labels(outcomes), _foreign(subject.manifest, outcomes)
-    if not unknown or (len(subject.classes) == 1 and not foreign):
-        return []
-    lost = int((_has_label(subject.manifest) & ~labelled).sum())
-    names = ", ".join(display(name) for name in unknown[:5]) + (" …" if len(unknown) > 5 else "")
-    said = f"Some labels are no class of the network: {names}. {lost} images have no other label."
-    verdict: Verdict = "notice"
-    if foreign:
-        verdict = "warning"
-        said = (
-            f"No label is a class of the network: labels {names}; classes "
-            f"{', '.join(display(name) for name in subject.classes[:5])}{' …' * (len(subject.classes) > 5)}. "
-            "They count as no label; name the outputs in their order with --classes if they should match."
-        )
-    return [
-        (HOST, Finding("unknown-labels", verdict, said, effect=float(lost), n=len(labelled), unit="images"))
-    ]
+def _measures(
+    options: AuditOptions, host: PluginHost, spec: MaskSpec | None, probing: Probing
+) -> tuple[Measuring, ...]:
+    """Concept measures; the default ones only where a probe reads what they give."""
+    read = any(needs.concepts for needs in probing.needs.values())
+    if tuple(options.concepts) == ("default",) and not options.measures and not read:
+        return ()
+    return match_measures(host, options.measures, options.concepts, spec)
 
 
 def _pathless_findings(reasons: Mapping[str, str]) -> list[tuple[str, Finding]]:
@@ -483,7 +482,7 @@ def _plan(
     options: AuditOptions,
     subject: Subject,
     survey: Survey,
-    matched: tuple[Explaining, Probing, Contents],
+    matched: tuple[Explaining, Probing, Contents, tuple[Measuring, ...]],
 ) -> Plan:
     stored = (
         choose_layers(subject.layers, options.store_activations).names if options.store_activations else ()
@@ -495,7 +494,7 @@ def _plan(
             msg, found=", ".join(unknown), remedy=f"--layers {','.join([*survey.layers, *unknown])}"
         )
     preprocessing = subject.model.preprocessing
-    explaining, probing, contents = matched
+    explaining, probing, contents, measures = matched
     return Plan(
         model={
             "name": subject.model.name,
@@ -518,6 +517,8 @@ def _plan(
         execution=_execution(options),
         libraries=library_versions(),
         layouts={name: str(i.native) for name, i in survey.layers.items() if i.native != Layout()},
+        measures=tuple(_described(own.offered, options.measures) for own in measures),
+        networks={network.name: dict(network.origin) for network in subject.networks},
     )
 
 

@@ -1,7 +1,7 @@
 """A run: the folder that an audit leaves behind, and how it is read.
 
 runs/vgg16/       (``runs/vgg16.partial/`` until finished, then renamed)
-  plan.json  data.zarr/  controls/<name>/  ledger/  quarantine.csv  findings.json  passport/
+  plan.json  data.zarr/  controls/<name>/  networks/<name>/  ledger/  quarantine.csv  findings.json  passport/
   report.json  report.html  run.json (written last)
 """
 
@@ -12,9 +12,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from wsss_probe.concepts import read_concepts
 from wsss_probe.controls import is_alive
 from wsss_probe.errors import CorruptRunError, ExitCode, UsageError
 from wsss_probe.explaining import unguarded
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from wsss_probe.contracts import Explainer, Pair, Survey, Target
     from wsss_probe.images import Source
 
-__all__ = ["AuditedRun", "ControlRun", "open_run", "read_record"]
+__all__ = ["AuditedRun", "OtherRun", "open_run", "read_record"]
 
 _AGAIN: Final = "delete the folder and run the audit again"
 
@@ -53,7 +55,7 @@ class AuditedRun:
         The audited network.
     working : nn.Module
         The copy that ran the survey.
-    controls : sequence of ControlRun
+    controls : sequence of OtherRun
     summaries : mapping of str to Dataset
         Of probes that concluded already.
     not_testable : str
@@ -64,6 +66,8 @@ class AuditedRun:
         Stands around their calls, so that one that fails gives NaN and the others go on.
     contents : ndarray of str or None, (image,)
         Digest of each image's file.
+    networks : sequence of OtherRun
+        Further networks, as the run file names them.
     """
 
     survey: Survey
@@ -73,12 +77,18 @@ class AuditedRun:
     source: Source
     module: nn.Module
     working: nn.Module
-    controls: Sequence[ControlRun] = ()
+    controls: Sequence[OtherRun] = ()
     summaries: Mapping[str, xr.Dataset] = field(default_factory=dict)
     not_testable: str = ""
     explainers: Mapping[str, Explainer] = field(default_factory=dict)
     guard: Callable[[Explainer], AbstractContextManager[bool]] = unguarded
     contents: np.ndarray | None = None
+    networks: Sequence[OtherRun] = ()
+
+    @cached_property
+    def concepts(self) -> xr.Dataset:
+        """Concepts that were measured, and covariates of the manifest, (image, concept)."""
+        return read_concepts(self.store, self.images)
 
     @property
     def path(self) -> Path:
@@ -187,13 +197,13 @@ class AuditedRun:
 
 
 @dataclass(frozen=True)
-class ControlRun(AuditedRun):
-    """The same survey on a network that has learned nothing.
+class OtherRun(AuditedRun):
+    """The same survey on another network: a control, or one to be compared with the audited one.
 
     Parameters
     ----------
     name : str
-        Kind and number, ``shuffled-0``.
+        Kind and number of a control, ``shuffled-0``; else as the run file says.
     audited : Store or None
         The audited network's tables, to compare with.
     """
@@ -202,7 +212,7 @@ class ControlRun(AuditedRun):
     audited: Store | None = None
 
     def alive(self, layer: str) -> bool:
-        """Whether this layer of the control responds to images at all."""
+        """Whether this layer responds to images at all."""
         if self.audited is None:
             return False
         audited = self.audited.table(activation_path(layer))
@@ -246,8 +256,9 @@ def open_run(path: str | Path) -> xr.DataTree:
     Returns
     -------
     DataTree
-        The tables of the audited network, those of each control under ``controls/<name>``, and the
-        findings as attributes of the root; nothing but metadata is read.
+        The tables of the audited network, those of each control under ``controls/<name>``, of each
+        further network under ``networks/<name>``, and the findings as attributes of the root; nothing
+        but metadata is read.
 
     Raises
     ------
@@ -259,8 +270,9 @@ def open_run(path: str | Path) -> xr.DataTree:
     folder = Path(path)
     record = read_record(folder)
     tree = _tables(folder)
-    for name in record.get("controls", {}):
-        tree[f"controls/{name}"] = _tables(folder / "controls" / name)
+    for kind in ("controls", "networks"):
+        for name in record.get(kind, {}):
+            tree[f"{kind}/{name}"] = _tables(folder / kind / name)
     tree.attrs["model"] = str(record["model"]["name"])
     tree.attrs["plan"] = str(record["plan"])
     for plugin, finding in read_findings(folder):

@@ -19,6 +19,7 @@ from wsss_probe.contracts import (
     Block,
     ChannelColumn,
     Choice,
+    Concept,
     Conclusion,
     Finding,
     Gallery,
@@ -51,6 +52,7 @@ __all__ = [
     "Variable",
     "check_channel_column",
     "check_channel_columns",
+    "check_concepts",
     "check_conclusion",
     "check_observation",
     "check_partial",
@@ -317,6 +319,39 @@ def check_channel_columns(columns: Any, name: str) -> tuple[ChannelColumn, ...]:
             raise wrong_type(f"{name}: columns", column, wanted)
         if not isinstance(column.name, str) or not column.name.strip():
             raise SchemaError(f"{name}: a column has no name", found=repr(column.name), wanted="text")
+    return checked
+
+
+def check_concepts(concepts: Any, name: str) -> tuple[Concept, ...]:
+    """Check that ``ConceptMeasure.concepts`` returned concepts with unique names.
+
+    Parameters
+    ----------
+    concepts : iterable of Concept
+    name : str
+        The measure, for the message.
+
+    Returns
+    -------
+    tuple of Concept
+
+    Raises
+    ------
+    SchemaError
+    """
+    wanted = "an iterable of Concept"
+    if isinstance(concepts, (Concept, str)) or not isinstance(concepts, Iterable):
+        raise wrong_type(f"{name}: concepts", concepts, wanted)
+    checked = tuple(concepts)
+    for concept in checked:
+        if not isinstance(concept, Concept):
+            raise wrong_type(f"{name}: concepts", concept, wanted)
+        if not isinstance(concept.name, str) or not concept.name.strip():
+            raise SchemaError(f"{name}: a concept has no name", found=repr(concept.name), wanted="text")
+    names = [concept.name for concept in checked]
+    twice = sorted({own for own in names if names.count(own) > 1})
+    if twice:
+        raise SchemaError(f"{name}: concepts of the same name", found=", ".join(twice))
     return checked
 
 
