@@ -135,19 +135,27 @@ def test_flags_that_cannot_be_meant(tmp_path, flags, message):
 
 
 def test_hooks_offer_the_command_and_the_network():
-    """The entry module offers one command and one model source; the source builds."""
-    (command,) = wsss_probe_commands()
-    (source,) = wsss_probe_model_sources()
+    """The entry module offers its commands and model sources; the sources build."""
+    commands = {command.name: command.target for command in wsss_probe_commands()}
+    sources = {source.name: source for source in wsss_probe_model_sources()}
 
-    assert (command.name, command.target) == ("train gap", "wsss_probe_localizers.command:train_gap")
-    assert source.name == "gap"
-    assert source.build({"backbone": "4", "classes": 5}).classifier.out_features == 5
+    assert commands == {
+        "train gap": "wsss_probe_localizers.command:train_gap",
+        "train finetune": "wsss_probe_localizers.finetune_command:train_finetune",
+    }
+    assert list(sources) == ["gap", "finetuned", "mobilenetv2-folded"]
+    gap = {"backbone": "4", "classes": 5}
+    assert sources["gap"].build(gap).classifier.out_features == 5
+    changed = {"source": "gap", "arguments": gap, "head": "classifier", "units": 3}
+    assert sources["finetuned"].build(changed).classifier.out_features == 3
+    assert sources["mobilenetv2-folded"].build({"classes": 2}).classifier.out_features == 2
 
 
 def test_offering_imports_nothing_heavy():
     """The entry module and the command's module load neither torch nor lightning nor pandas."""
     code = (
-        "import sys, wsss_probe_localizers as p, wsss_probe_localizers.command; "
+        "import sys, wsss_probe_localizers as p, wsss_probe_localizers.command, "
+        "wsss_probe_localizers.finetune_command; "
         "list(p.wsss_probe_commands()), list(p.wsss_probe_model_sources()); "
         "print([m for m in ('torch', 'lightning', 'timm', 'pandas', 'numpy') if m in sys.modules])"
     )

@@ -196,6 +196,8 @@ def fit(network: nn.Module, data: Data, recipe: Recipe) -> Training:
     task = Task(
         options, data.loaded.preprocessing, data.labels.multilabel, weights, recipe.optimizing, recipe.still
     )
+    # Lightning trains in the mode that it finds, and a loaded network comes in eval mode.
+    network.train()
     # Kernels for channels last are about twice as fast on a CPU; the batches come in that layout.
     module = Training(network.to(memory_format=torch.channels_last), task)  # type: ignore[call-overload]
     kind, _, number = options.device.partition(":")

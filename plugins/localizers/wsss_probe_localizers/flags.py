@@ -37,6 +37,7 @@ __all__ = [
     "options_of",
     "read_images",
     "report",
+    "shown",
 ]
 
 DATA, NETWORK, LEARNING, RUNNING = "Data", "Network", "Learning", "Running"
@@ -183,14 +184,24 @@ def report(trained: "Trained") -> None:
         rows = {name: metrics[name] for name in ("accuracy", "balanced_accuracy")}
         rows |= {f"AUC {name}": interval for name, interval in metrics["auc"].items()}
         for name, interval in rows.items():
-            typer.echo(f"  {name.replace('_', ' ')} {_shown(interval)}")
+            typer.echo(f"  {name.replace('_', ' ')} {shown(interval)}")
     for note in training["notes"]:
         typer.echo(f"note: {note}")
     typer.echo(f"next: wsss-probe audit --model {trained.folder} --images DIR")
 
 
-def _shown(interval: dict[str, Any]) -> str:
-    """Write an estimate with its interval; undefined values say so."""
+def shown(interval: dict[str, Any]) -> str:
+    """Write an estimate with its interval; undefined values say so.
+
+    Parameters
+    ----------
+    interval : dict
+        ``estimate``, ``low``, ``high``, ``note``, as a training records them.
+
+    Returns
+    -------
+    str
+    """
     if interval["estimate"] is None:
         return "undefined (one class only)"
     if interval["low"] is None:

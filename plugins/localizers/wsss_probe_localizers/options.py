@@ -1,22 +1,25 @@
-"""What can be chosen for any training, and for one from scratch; the same record goes into the model card."""
+"""What can be chosen for a training, from scratch or on; the same record goes into the model card."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, final
 
 from wsss_probe.errors import UsageError
 from wsss_probe.images import Preprocessing
 from wsss_probe_localizers.augmentation import Augmentation
 
-__all__ = ["ClassWeights", "GapOptions", "TrainingOptions", "above", "one_of", "positive"]
+__all__ = ["ClassWeights", "FinetuneOptions", "GapOptions", "TrainingOptions"]
 
 ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
 """Weights of the classes in the loss; ``balanced`` gives every class the same total."""
 
 # How a training is run, not what comes out of it.
-_NOT_RECORDED = ("resume", "progress", "num_workers", "cache_bytes")
+# The network that a finetuning starts from is recorded by its origin and digest instead.
+_NOT_RECORDED = ("resume", "progress", "num_workers", "cache_bytes", "model", "weights", "model_arguments")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +74,20 @@ class TrainingOptions:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        above("epochs", self.epochs, 1)
+        _above("epochs", self.epochs, 1)
         # Batch normalisation has no spread to divide by in a batch of one.
-        above("batch size", self.batch_size, 2)
-        above("workers", self.num_workers, 0)
-        above("seed", self.seed, 0)
-        above("threads", 1 if self.threads is None else self.threads, 1)
-        positive("learning rate", self.learning_rate)
+        _above("batch size", self.batch_size, 2)
+        _above("workers", self.num_workers, 0)
+        _above("seed", self.seed, 0)
+        _above("threads", 1 if self.threads is None else self.threads, 1)
+        _positive("learning rate", self.learning_rate)
         if not 0 < self.validation < 1:
             raise UsageError(
                 "validation share is out of range", found=f"{self.validation:g}", wanted="above 0, below 1"
             )
-        one_of("keep", self.keep, ("loss", "auc", "last"))
+        _one_of("keep", self.keep, ("loss", "auc", "last"))
         if isinstance(self.class_weights, str):
-            one_of("class weights", self.class_weights, ("none", "balanced"))
+            _one_of("class weights", self.class_weights, ("none", "balanced"))
 
     def record(self) -> dict[str, Any]:
         """Return the options that decide the outcome, ready for JSON.
@@ -133,7 +136,7 @@ class GapOptions(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        above("size", 1 if self.size is None else self.size, 1)
+        _above("size", 1 if self.size is None else self.size, 1)
         if self.native_scale and (self.size is not None or self.preprocessing is not None):
             raise UsageError(
                 "native scale contradicts a size",
@@ -142,39 +145,85 @@ class GapOptions(TrainingOptions):
             )
 
 
-def above(what: str, value: int, least: int) -> None:
-    """Refuse a whole number below the least that makes sense.
+@final
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(TrainingOptions):
+    """Options of :func:`~wsss_probe_localizers.finetune.fit_finetuned`, besides :class:`TrainingOptions`.
+
+    The defaults are the recipe of Graziani et al. (2019): stochastic gradient descent with Nesterov
+    momentum, 30 epochs, the last one kept, one sigmoid unit. Without ``preprocessing`` that of the model
+    card or registry holds.
 
     Parameters
     ----------
-    what : str
-        Name of the option, for the message.
-    value, least : int
+    model : str or Path
+        As ``audit --model``; no factory, since a model card must not name code.
+    weights : str, Path or None
+        As ``audit --weights``.
+    model_arguments : mapping
+        Of the builder, as ``audit --model-args``.
+    units : "one" or "classes"
+        ``one``: a single sigmoid, which says how likely the last of two classes is; ``classes``: one
+        output per class.
+    multilabel : bool or None
+        With ``classes``: one sigmoid per class instead of a softmax; None says yes where an image has
+        several labels.
+    decay : float
+        Of the learning rate: at step t it is ``learning_rate / (1 + decay · t)``.
+    momentum : float
+        Of Nesterov; 0 is none.
+    freeze : tuple of str
+        Modules that do not learn, by dotted name or pattern.
+    batch_norm : "train" or "frozen"
+        Whether statistics of batch normalisation follow the training images or stay those of the start;
+        scale and shift learn in both.
     """
-    if value < least:
-        raise UsageError(f"{what} is out of range", found=str(value), wanted=f"{least} or more")
+
+    epochs: int = 30
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    keep: Literal["loss", "auc", "last"] = "last"
+    model: str | Path = ""
+    weights: str | Path | None = None
+    model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    units: Literal["one", "classes"] = "one"
+    multilabel: bool | None = None
+    decay: float = 1e-6
+    momentum: float = 0.9
+    freeze: tuple[str, ...] = ()
+    batch_norm: Literal["train", "frozen"] = "train"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("units", self.units, ("one", "classes"))
+        _one_of("batch norm", self.batch_norm, ("train", "frozen"))
+        _above("decay", self.decay, 0)
+        if not 0 <= self.momentum < 1:
+            raise UsageError(
+                "momentum is out of range", found=f"{self.momentum:g}", wanted="0 or more, below 1"
+            )
+        if self.units == "one" and self.multilabel is not None:
+            raise UsageError(
+                "one unit leaves nothing to choose between softmax and sigmoids",
+                found="multilabel given",
+                remedy="drop it, or use units classes",
+            )
 
 
-def positive(what: str, value: float) -> None:
-    """Refuse what is no finite number above zero.
+def _above(what: str, value: float, least: float) -> None:
+    """Check a number that has a least value."""
+    if not least <= value < float("inf"):
+        raise UsageError(f"{what} is out of range", found=f"{value:g}", wanted=f"{least:g} or more")
 
-    Parameters
-    ----------
-    what : str
-    value : float
-    """
+
+def _positive(what: str, value: float) -> None:
+    """Check a finite number above zero."""
     if not 0 < value < float("inf"):
         raise UsageError(f"{what} is out of range", found=f"{value:g}", wanted="a number above 0")
 
 
-def one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a word that is no choice; the nearest is named.
-
-    Parameters
-    ----------
-    what, value : str
-    known : tuple of str
-    """
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Check a choice."""
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         raise UsageError(
