@@ -250,7 +250,7 @@ class TestMeasuring:
 
         class Looks(Darkness):
             def measure(self, view):
-        """Measure a view."""
+                """Measure a view."""
                 seen.append((view.pixels.dtype, view.pixels.shape, view.pixels.flags.writeable))
                 return super().measure(view)
 
