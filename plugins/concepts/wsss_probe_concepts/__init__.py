@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 from wsss_probe import hookimpl
 
 if TYPE_CHECKING:
-    from wsss_probe import ConceptMeasure, Probe
+    from wsss_probe import ChannelColumns, ConceptMeasure, Probe
 
-__all__ = ["wsss_probe_concept_measures", "wsss_probe_probes"]
+__all__ = ["wsss_probe_channel_columns", "wsss_probe_concept_measures", "wsss_probe_probes"]
 
 _MEASURES: MappingProxyType[str, str] = MappingProxyType({})
-_PROBES: MappingProxyType[str, str] = MappingProxyType({})
+_PROBES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "Rcv": "vectors.probe",
+        "ConceptDepth": "vectors.depth_probe",
+    }
+)
 """Module of each probe, in the order in which the report shows them."""
 
 
@@ -32,6 +37,14 @@ def wsss_probe_concept_measures() -> Iterable[ConceptMeasure]:
 def wsss_probe_probes() -> Iterable[Probe]:
     """Offer every analysis; the host splits each into one probe per layer."""
     return [_load(name, module)() for name, module in _PROBES.items()]
+
+
+@hookimpl
+def wsss_probe_channel_columns() -> Iterable[ChannelColumns]:
+    """Offer each channel's strongest concept, for the passport."""
+    from wsss_probe_concepts.vectors.columns import ConceptColumns
+
+    return [ConceptColumns()]
 
 
 def _load(name: str, module: str) -> Any:

@@ -1,0 +1,1 @@
+"""Regression concept vectors of every layer: held out, beside their controls, over depth."""
