@@ -322,7 +322,7 @@ class TestMatching:
 
         class OnlyMasks(Darkness):
             def concepts(self, mask_classes, objects):
-            """Name what is measured."""
+                """Name what is measured."""
                 return super().concepts(mask_classes, objects)[2:] if objects else []
 
         assert match_measures(plugin(OnlyMasks()), {}, ("all",), None) == ()
@@ -334,7 +334,7 @@ class TestMatching:
 
         class Twice(Darkness):
             def concepts(self, mask_classes, objects):
-            """Name what is measured."""
+                """Name what is measured."""
                 return [Concept("mean", ""), Concept("mean", "")]
 
         host = plugin(Twice())
