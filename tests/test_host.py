@@ -16,6 +16,7 @@ from wsss_probe import (
     Batch,
     ChannelColumns,
     Command,
+    ConceptMeasure,
     Conclusion,
     DefinitionCard,
     Explainer,
@@ -78,6 +79,23 @@ class Nothing(ChannelColumns):
     def columns(self, run, layer):
         """Say nothing."""
         return ()
+
+
+class Unmeasured(ConceptMeasure):
+    """Knows of nothing to measure."""
+
+    card = DefinitionCard("nothing", "none", "none")
+
+    def __init__(self, name="unmeasured"):
+        self.name = name
+
+    def concepts(self, mask_classes, objects):
+        """Name nothing."""
+        return ()
+
+    def measure(self, view):
+        """Measure nothing."""
+        return {}
 
 
 def plugin(**hooks):
@@ -431,6 +449,7 @@ class TestCollecting:
             ("model_sources", ModelSource("same", "", dict), "model source"),
             ("commands", Command("same", "", "a:b"), "command"),
             ("channel_columns", Nothing("same"), "channel columns"),
+            ("concept_measures", Unmeasured("same"), "concept measure"),
         ],
     )
     def test_a_clash_names_both_distributions(self, hook, item, kind, order):
@@ -546,6 +565,34 @@ class TestEveryHook:
         assert "wanted: an instance of ChannelColumns; remedy: return [Nothing()]" in said[0]
         assert "found: Silent; wanted: ChannelColumns" in said[1]
         assert "has a name that cannot be used; found: 'Not A Name'" in said[2]
+
+    def test_concept_measures(self):
+        """What wsss_probe_concept_measures returns is offered, checked for type, name and card."""
+
+        class Uncarded(Unmeasured):
+            card = None
+
+        @hookimpl
+        def wsss_probe_concept_measures():
+            return [
+                Unmeasured("a"),
+                Unmeasured,
+                Silent(),
+                Unmeasured("A"),
+                Uncarded("b"),
+                Unmeasured("manifest"),
+            ]
+
+        host = PluginHost()
+        host.register(module_with(wsss_probe_concept_measures), "mine")
+
+        assert [offered.name for offered in host.collect_concept_measures()] == ["a"]
+        said = [failure.message for failure in host.failures]
+        assert "wanted: an instance of ConceptMeasure" in said[0]
+        assert "found: Silent; wanted: ConceptMeasure" in said[1]
+        assert "has a name that cannot be used; found: 'A'" in said[2]
+        assert "card" in said[3]
+        assert "another name" in said[4]
 
 
 class TestIsolation:
