@@ -271,6 +271,20 @@ def test_resampling_images_raises_it():
     assert min(cka(x[rows], y[rows]) for rows in drawn) > 0.3
 
 
+def test_the_interval_is_the_jackknife():
+    """The interval equals the loops: leave each image out, on Fisher's z, Student's t."""
+    x, y = planted(9, 5, seed=3)
+    n, z = 9, math.atanh(slow_cka(x, y))
+    others = [math.atanh(slow_cka(np.delete(x, i, axis=0), np.delete(y, i, axis=0))) for i in range(n)]
+    mean = math.fsum(others) / n
+    error = math.sqrt((n - 1) / n * math.fsum((other - mean) ** 2 for other in others))
+    found = alignment([represented(x), represented(y)])
+
+    quantile = 2.306004135  # of Student's t with 8 degrees of freedom at .975, from a table
+    assert float(found.low[0, 1]) == pytest.approx(math.tanh(z - quantile * error))
+    assert float(found.high[0, 1]) == pytest.approx(math.tanh(z + quantile * error))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "each"), [(100, 1), (40, 5)])
 def test_intervals_cover(count, each):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Alignment", "Represented", "alignment", "chance_bound", "represented"]
+__all__ = ["Alignment", "Represented", "alignment", "chance_bound", "difference_interval", "represented"]
 
 _FEWEST = 4
 """Distinct groups in a term of the unbiased estimator."""
@@ -168,6 +168,24 @@ def chance_bound(groups: int) -> float:
     return float(np.sqrt(19 * 2 / (groups * (groups - 3))))
 
 
+def difference_interval(first: Floats, second: Floats) -> Floats:
+    """Half the width of the 95 % jackknife interval of a difference of two CKAs over the same groups.
+
+    Parameters
+    ----------
+    first, second : ndarray of float64, (group, network, network)
+        As :attr:`Alignment.without`.
+
+    Returns
+    -------
+    ndarray of float64, (network, network)
+        NaN where either is undefined.
+    """
+    if len(first) <= _FEWEST:
+        return np.full(first.shape[1:], np.nan)
+    return _reach(first - second)
+
+
 # -- parts ------------------------------------------------------------------------------------
 
 
@@ -181,16 +199,21 @@ def _normalised(inner: Floats) -> Floats:
 
 def _jackknife(whole: Floats, without: Floats) -> tuple[Floats, Floats]:
     """Interval from the estimates without each group, on Fisher's z."""
-    from scipy.stats import t
-
-    groups = len(without)
-    if groups <= _FEWEST:
+    if len(without) <= _FEWEST:
         return np.full_like(whole, np.nan), np.full_like(whole, np.nan)
     edge = 1 - 1e-12  # a network with itself: the interval is the point 1
     z, others = (np.arctanh(np.clip(values, -edge, edge)) for values in (whole, without))
-    error = np.sqrt((groups - 1) / groups * ((others - others.mean(axis=0)) ** 2).sum(axis=0))
-    reach = t.ppf(0.975, groups - 1) * error
-    return np.tanh(z - reach), np.tanh(z + reach)
+    reach = _reach(others)
+    return np.minimum(np.tanh(z - reach), whole), np.maximum(np.tanh(z + reach), whole)
+
+
+def _reach(without: Floats) -> Floats:
+    """Half the width of a 95 % interval, from a statistic without each group, (group, ...)."""
+    from scipy.stats import t
+
+    groups = len(without)
+    error = np.sqrt((groups - 1) / groups * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    return np.asarray(t.ppf(0.975, groups - 1) * error)
 
 
 def _hsic(first: Represented, second: Represented) -> Floats:
