@@ -332,7 +332,7 @@ class TestBadInput:
     def test_a_model_without_preprocessing_is_refused(self, planted, quick, tmp_path):
         """A plugin's model source brings none: the message names the flag."""
         options = replace(quick, model="mobilenetv2-folded", weights="random")
-        with pytest.raises(ModelError, match="nothing says how images are prepared.*--preprocess"):
+        with pytest.raises(ModelError, match=r"nothing says how images are prepared.*--preprocess"):
             fit_finetuned(planted, options, tmp_path / "out")
 
     def test_one_unit_needs_two_classes(self, planted, quick, tmp_path):
@@ -340,7 +340,7 @@ class TestBadInput:
         labels = ["other" if row % 7 == 0 else name for row, name in enumerate(planted.frame["label"])]
         manifest = replace(planted, frame=planted.frame.assign(label=labels))
         with pytest.raises(
-            ManifestError, match="found: 3 classes .*; wanted: 2; remedy: use --units classes"
+            ManifestError, match=r"found: 3 classes .*; wanted: 2; remedy: use --units classes"
         ):
             fit_finetuned(manifest, quick, tmp_path / "out")
 
