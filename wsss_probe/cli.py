@@ -162,6 +162,36 @@ def layers(
     list_layers(options, _host(options), trust_code=trust_code)
 
 
+ConceptsOut = Annotated[str, typer.Option("--out", help="CSV file to write: one row per image.")]
+
+
+def concepts(
+    context: typer.Context,
+    images: Images = None,
+    manifest: ManifestFile = None,
+    concepts: Concepts = None,
+    preprocess: Preprocess = None,
+    out: ConceptsOut = "",
+    run_file: RunFile = None,
+    processes: Processes = None,
+    splits: Splits = None,
+    max_images: MaxImages = None,
+    only_plugins: OnlyPlugins = None,
+    no_plugin: NoPlugin = None,
+    strict: Strict = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """List the concepts that can be measured in images, and with --out measure them; no network needed."""
+    from wsss_probe import progress
+    from wsss_probe.catalogue import show_concepts
+
+    options = _options(context, run_file)
+    host = _host(options)
+    show_concepts(options, host, out, progress.lines if no_progress else progress.bar)
+    if host.failures:
+        raise typer.Exit(_complain(str(host.failures[0]), ExitCode.WITH_FAILURES))
+
+
 Folder = Annotated[str, typer.Argument(help="Folder of images, or a manifest to tile.")]
 ManifestOut = Annotated[str, typer.Option("--out", help="Manifest to write (.csv or .parquet).")]
 Pattern = Annotated[
@@ -329,7 +359,7 @@ def build_app(host: PluginHost | None = None) -> typer.Typer:
     """
     app = typer.Typer(help=_HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     app.callback()(_version_option)
-    own = (audit, layers, manifest, study, report, doctor)
+    own = (audit, layers, concepts, manifest, study, report, doctor)
     for command in own:
         app.command()(command)
     groups = {"plugins": typer.Typer(help="Plugins that are installed.", no_args_is_help=True)}

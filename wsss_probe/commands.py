@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from wsss_probe.config import AuditOptions
     from wsss_probe.host import PluginHost
     from wsss_probe.manifest import Manifest, MaskRule
+    from wsss_probe.plan import Plan
     from wsss_probe.preparation import Prepared
     from wsss_probe.study import Step
 
@@ -78,9 +79,11 @@ def _print_forecast(prepared: Prepared, folder: Path) -> None:
     minutes = f"{price.seconds / 60:.1f} min" if price.seconds >= 100 else f"{price.seconds:.0f} s"
     rows = {
         "network": plan.model["name"],
-        "images": f"{price.images} × {price.networks} networks (the audited one and its controls)",
+        "images": f"{price.images} × {price.networks} networks ({_others(plan)})",
         "layers": f"{', '.join(plan.layers)}: {plan.layers_reason}",
         "explainers": ", ".join(f"{name} at {layer}" for name, layer in plan.relevance) or "none",
+        "concepts": ", ".join(f"{len(own.concepts)} of {own.offered.name}" for own in prepared.measures)
+        or "none",
         "probes": ", ".join(o.item.name for stage in prepared.stages for o in stage) or "none",
         "predicted time": f"{minutes}, from a rehearsal on {price.rehearsed} images",
         "predicted size": f"{price.bytes / 1e6:.1f} MB",
@@ -90,6 +93,12 @@ def _print_forecast(prepared: Prepared, folder: Path) -> None:
     for key, value in rows.items():
         table.add_row(key, escape(display(str(value)) if key == "network" else str(value)))
     console.print(table)
+
+
+def _others(plan: Plan) -> str:
+    """Name what is surveyed beside the audited network."""
+    further = f", and {', '.join(plan.networks)}" if plan.networks else ""
+    return f"the audited one and its controls{further}"
 
 
 def _print_outcome(outcome: AuditOutcome) -> None:
@@ -119,7 +128,7 @@ def list_layers(options: AuditOptions, host: PluginHost, *, trust_code: bool) ->
     from wsss_probe.influence import without_gradient
     from wsss_probe.matching import Explained, match_explainers
 
-    named = replace_options(options, layers=("auto",), controls="none")
+    named = replace_options(options, layers=("auto",), controls="none", concepts=("none",), models={})
     if not (named.images or named.manifest):
         named = replace_options(named, masks=MaskOptions(), max_images=0)
         subject = blank_subject(named, host, trust_code)

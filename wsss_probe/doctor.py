@@ -61,7 +61,7 @@ def _diagnoses(options: AuditOptions, host: PluginHost, trust_code: bool) -> Seq
     from wsss_probe.linter import Known, examine
     from wsss_probe.linter.prepared import examine_prepared
 
-    alone = replace_options(options, controls="none", explain=())
+    alone = replace_options(options, controls="none", explain=(), concepts=("none",), models={})
     if options.images or options.manifest:
         return examine_prepared(prepared_audit(alone, host, trust_code=trust_code))
     alone = replace_options(alone, masks=MaskOptions(), max_images=0)
