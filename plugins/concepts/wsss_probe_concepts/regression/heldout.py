@@ -162,7 +162,7 @@ def _quantile(drawn: Floats, share: float, supporting: NDArray[np.int64]) -> Flo
 
 def _note(defined: NDArray[np.bool_], groups: ArrayLike | None) -> tuple[int, str]:
     """Independent groups behind any figure, and what must be said beside it."""
-    count = int(_supporting(defined.any(1)[:, None], groups)[0])
+    count = int(_supporting(np.asarray(defined.any(axis=1, keepdims=True)), groups)[0])
     notes = ["images treated as independent"] if groups is None else []
     notes += [f"unreliable: fewer than {FEW_GROUPS} groups"] if count < FEW_GROUPS else []
     return count, "; ".join(notes)

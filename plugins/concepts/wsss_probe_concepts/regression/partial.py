@@ -64,7 +64,7 @@ def _standard(values: Floats) -> Floats:
     centred = values - values.mean(0)
     spread = np.sqrt((centred**2).mean(0))
     varied = spread > 1e-12 * np.abs(values).max(0)
-    standard = np.zeros_like(centred)
+    standard: Floats = np.zeros_like(centred)
     np.divide(centred, spread, out=standard, where=varied)
     return standard
 
