@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,8 +87,8 @@ def _named(measures: Sequence[Measuring]) -> list[tuple[str, ...]]:
 def _print(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
-        for row in (headings, *rows):
-            console.print("\t".join(row), markup=False, soft_wrap=True)
+        # rich would turn the tabs, at which other programs cut, into blanks
+        sys.stdout.writelines("\t".join(row) + "\n" for row in (headings, *rows))
         return
     table = Table(box=None, pad_edge=False)
     for heading in headings:
