@@ -135,7 +135,7 @@ class _Basis:
 
 def _bases(features: Floats, concepts: Floats) -> Iterator[_Basis]:
     """Factorise the features once for all concepts that are defined on the same images."""
-    usable = np.isfinite(features).all(axis=1)
+    usable: NDArray[np.bool_] = np.asarray(np.isfinite(features).all(axis=1))
     for pattern in patterns(np.isfinite(concepts) & usable[:, None]):
         if pattern.images.sum() >= FEWEST:
             own = features[pattern.images]

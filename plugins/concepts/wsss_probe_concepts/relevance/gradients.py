@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from wsss_probe import Batch, Survey
     from wsss_probe.contracts import Run, Target
 
-__all__ = ["ConceptGradients", "gradient_targets"]
+__all__ = ["ConceptGradients", "gradient_layers", "gradient_targets"]
 
 
 def gradient_targets(survey: Survey, most_classes: int = 4) -> tuple[tuple[str, Target], ...]:

@@ -56,7 +56,9 @@ class Evidence:
         own = self.member & np.isfinite(squares)
         number = own.sum(axis=0)
         total = np.where(own, squares, 0.0).sum(axis=0)
-        return np.asarray(np.sqrt(np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0)))
+        return np.asarray(
+            np.sqrt(np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0))
+        )
 
 
 @final
@@ -91,12 +93,18 @@ class Tested:
     model : {"ols", "ridge", "pca"}
     folds : Folds
         Splits of the held-out R² under permutation.
-    permutations, resamples, seed : int
+    permutations : int
+        Of concepts, and random directions, for p of the mean sensitivity.
+    scored : int
+        How many of them get a TCAV score and a Br as well: these ask for every image and for fits to
+        every training part, and only their range is drawn.
+    resamples, seed : int
     """
 
     model: Model
     folds: Folds
     permutations: int
+    scored: int
     resamples: int
     seed: int
 
@@ -121,7 +129,12 @@ def layer_table(seen: Evidence, regressed: Regressed, tested: Tested) -> xr.Data
     """
     found = score(seen.gradient, regressed.direction, seen.member)
     br = bidirectional_relevance(regressed.r2, found.ratio)
-    values: dict[str, Floats] = {"tcav": found.tcav, "br": br, "sensitivity": found.mean, "spread": found.spread}
+    values: dict[str, Floats] = {
+        "tcav": found.tcav,
+        "br": br,
+        "sensitivity": found.mean,
+        "spread": found.spread,
+    }
     values["alignment"] = _alignment(seen, regressed.direction)
     values |= _bounded(seen, regressed, tested)
     values |= _against_permuted(seen, regressed, tested, values)
@@ -136,7 +149,7 @@ def layer_table(seen: Evidence, regressed: Regressed, tested: Tested) -> xr.Data
 
 def network_scores(
     networks: Mapping[str, Evidence], concepts: Floats, r2: Mapping[str, Floats], model: Model
-) -> tuple[Floats, Floats]:
+) -> dict[str, tuple[Floats, Floats]]:
     """Score concepts in other networks, each along directions fitted to its own features.
 
     Parameters
@@ -149,14 +162,14 @@ def network_scores(
 
     Returns
     -------
-    tcav, br : ndarray of float64, (network, class, concept)
+    dict of str to (ndarray, ndarray), (class, concept)
+        TCAV score and bidirectional relevance of each network.
     """
-    tcav, br = [], []
-    for name, seen in networks.items():
-        found = score(seen.gradient, directions_of(seen.features, concepts, model), seen.member)
-        tcav.append(found.tcav)
-        br.append(bidirectional_relevance(r2[name], found.ratio))
-    return np.array(tcav), np.array(br)
+    scores = {
+        name: score(seen.gradient, directions_of(seen.features, concepts, model), seen.member)
+        for name, seen in networks.items()
+    }
+    return {n: (own.tcav, bidirectional_relevance(r2[n], own.ratio)) for n, own in scores.items()}
 
 
 def reasons(table: xr.Dataset, by_concept: Iterable[str]) -> NDArray[np.object_]:
@@ -189,13 +202,23 @@ def reasons(table: xr.Dataset, by_concept: Iterable[str]) -> NDArray[np.object_]
 # -- parts ------------------------------------------------------------------------------------
 
 
+def _mean_gradients(seen: Evidence) -> Floats:
+    """Mean gradient over the images of each class, (class, channel); NaN without an image."""
+    own = seen.member & np.isfinite(seen.gradient).all(axis=2)
+    sums = np.einsum("ic,ick->ck", own, np.where(own[..., None], seen.gradient, 0.0))
+    number = own.sum(axis=0)[:, None]
+    means = np.full(sums.shape, np.nan)
+    np.divide(sums, number, out=means, where=number > 0)
+    return means
+
+
 def _alignment(seen: Evidence, direction: Floats) -> Floats:
     """Cosine of each direction with the mean gradient of each class, (class, concept)."""
-    own = seen.member & np.isfinite(seen.gradient).all(axis=2)
-    means = np.einsum("ic,ick->ck", own, np.where(own[..., None], seen.gradient, 0.0))
+    means = _mean_gradients(seen)
     length = np.linalg.norm(means, axis=1, keepdims=True)
     cosine = np.full((len(means), len(direction)), np.nan)
-    return np.divide(means @ direction.T, length, out=cosine, where=length > 0)
+    np.divide(means @ direction.T, length, out=cosine, where=length > 0)
+    return cosine
 
 
 def _group_numbers(seen: Evidence) -> NDArray[np.intp]:
@@ -224,49 +247,53 @@ def _against_permuted(
     seen: Evidence, regressed: Regressed, tested: Tested, values: Mapping[str, Floats]
 ) -> dict[str, Floats]:
     """Compare with concepts that were exchanged between groups and fitted in the same way."""
-    number, (classes, concepts) = tested.permutations, values["tcav"].shape
-    null = {name: np.full((number, classes, concepts), np.nan) for name in ("tcav", "sensitivity", "ratio")}
-    blocks = permuted_directions(
-        seen.features, regressed.concepts, seen.groups, tested.model, number=number, seed=tested.seed
-    )
-    for block in blocks:
-        count, own, channels = block.directions.shape
-        found = score(seen.gradient, block.directions.reshape(-1, channels), seen.member)
-        place = np.ix_(range(block.first, block.first + count), range(classes), block.concepts)
-        for name, scores in (("tcav", found.tcav), ("sensitivity", found.mean), ("ratio", found.ratio)):
-            null[name][place] = scores.reshape(classes, count, own).transpose(1, 0, 2)
+    classes, concepts = values["tcav"].shape
+    average = np.full((tested.permutations, classes, concepts), np.nan)
+    null = {name: np.full((tested.scored, classes, concepts), np.nan) for name in ("tcav", "ratio")}
+    means = _mean_gradients(seen)
+    how = {"number": tested.permutations, "seed": tested.seed}
+    for block in permuted_directions(seen.features, regressed.concepts, seen.groups, tested.model, **how):
+        numbers = block.first + np.arange(len(block.directions))
+        average[np.ix_(numbers, np.arange(classes), block.concepts)] = (block.directions @ means.T).transpose(
+            0, 2, 1
+        )
+        few = numbers < tested.scored
+        _score_block(
+            seen, block.directions[few], null, np.ix_(numbers[few], np.arange(classes), block.concepts)
+        )
     r2 = null_r2(
-        seen.features, regressed.concepts, tested.folds, tested.model, number, tested.seed, seen.groups
+        seen.features, regressed.concepts, tested.folds, tested.model, tested.scored, tested.seed, seen.groups
     )
     null["br"] = bidirectional_relevance(r2[:, None], null["ratio"])
-    tcav_low, tcav_high = null_range(null["tcav"])
-    br_low, br_high = null_range(null["br"])
-    return {
-        "p_permuted": two_sided_p(values["sensitivity"], null["sensitivity"], symmetric=True),
-        "p_tcav": two_sided_p(values["tcav"], null["tcav"], symmetric=False),
-        "p_br": two_sided_p(values["br"], null["br"], symmetric=True),
-        "tcav_null_low": tcav_low,
-        "tcav_null_high": tcav_high,
-        "br_null_low": br_low,
-        "br_null_high": br_high,
-    }
+    found = {"p_permuted": two_sided_p(values["sensitivity"], average, symmetric=True)}
+    for name in ("tcav", "br"):
+        found[f"p_{name}"] = two_sided_p(values[name], null[name], symmetric=name == "br")
+        found[f"{name}_null_low"], found[f"{name}_null_high"] = null_range(null[name])
+    return found
+
+
+def _score_block(seen: Evidence, directions: Floats, null: Mapping[str, Floats], place: Any) -> None:
+    """Put the scores of some permutations, (permutation, concept, channel), in their place."""
+    count, concepts, channels = directions.shape
+    if not count:
+        return
+    found = score(seen.gradient, directions.reshape(-1, channels), seen.member)
+    for name, scores in (("tcav", found.tcav), ("ratio", found.ratio)):
+        null[name][place] = scores.reshape(-1, count, concepts).transpose(1, 0, 2)
 
 
 def _against_random(
     seen: Evidence, regressed: Regressed, tested: Tested, values: Mapping[str, Floats]
 ) -> dict[str, Floats]:
     """Compare with unit vectors drawn without regard to any concept; all concepts share the draws."""
-    channels = seen.features.shape[1]
-    drawn = random_directions(channels, tested.permutations, tested.seed)
-    found = score(seen.gradient, drawn, seen.member)
-    shape = values["tcav"].shape
-
-    def null(scores: Floats) -> Floats:
-        return np.broadcast_to(scores.T[..., None], (len(drawn), *shape))
-
-    br = bidirectional_relevance(regressed.r2, null(found.ratio))
+    drawn = random_directions(seen.features.shape[1], tested.permutations, tested.seed)
+    found = score(seen.gradient, drawn[: tested.scored], seen.member)
+    average = (drawn @ _mean_gradients(seen).T)[..., None]
+    tcav, ratio = (scores.T[..., None] for scores in (found.tcav, found.ratio))
     return {
-        "p_random": two_sided_p(values["sensitivity"], null(found.mean), symmetric=True),
-        "p_random_tcav": two_sided_p(values["tcav"], null(found.tcav), symmetric=False),
-        "p_random_br": two_sided_p(values["br"], br, symmetric=True),
+        "p_random": two_sided_p(values["sensitivity"], average, symmetric=True),
+        "p_random_tcav": two_sided_p(values["tcav"], tcav, symmetric=False),
+        "p_random_br": two_sided_p(
+            values["br"], bidirectional_relevance(regressed.r2, ratio), symmetric=True
+        ),
     }

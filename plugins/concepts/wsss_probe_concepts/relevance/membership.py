@@ -44,11 +44,11 @@ def class_images(
     >>> member.tolist(), by
     ([[False, True], [True, False]], 'prediction')
     """
-    said = np.asarray(label, np.float64) > 0
+    said: Truths = np.asarray(np.greater(np.asarray(label, np.float64), 0))
     by = "label" if said.any() else "prediction"
     if by == "prediction":
         said = _predicted(np.asarray(logits, np.float64), multilabel)
-    everybody = np.isfinite(np.asarray(logits, np.float64)).all(axis=1)
+    everybody: Truths = np.asarray(np.isfinite(np.asarray(logits, np.float64)).all(axis=1))
     columns = [everybody if position is None else said[:, position] for position in positions]
     member = np.stack(columns, axis=1) if columns else np.zeros((len(said), 0), dtype=bool)
     return member & everybody[:, None], by
@@ -58,6 +58,6 @@ def _predicted(logits: NDArray[np.float64], multilabel: bool) -> Truths:
     """Classes that the network says of each image; a single output says its class above 0."""
     if multilabel or logits.shape[1] == 1:
         return np.asarray(logits > 0)
-    known = np.isfinite(logits).all(axis=1)
+    known: Truths = np.asarray(np.isfinite(logits).all(axis=1))
     largest = np.where(known[:, None], logits, 0.0).argmax(axis=1)
     return np.asarray((np.arange(logits.shape[1]) == largest[:, None]) & known[:, None])

@@ -59,7 +59,7 @@ def two_sided_p(observed: ArrayLike, null: ArrayLike, *, symmetric: bool) -> Flo
     if symmetric:
         return permutation_p(np.abs(truth), np.abs(others))
     above, below = permutation_p(truth, others), permutation_p(-truth, -others)
-    return np.minimum(1.0, 2 * np.minimum(above, below))
+    return np.asarray(np.minimum(1.0, 2 * np.minimum(above, below)))
 
 
 def null_range(null: Floats) -> tuple[Floats, Floats]:

@@ -53,8 +53,9 @@ class Scores:
 def sensitivities(gradient: ArrayLike, directions: ArrayLike) -> Floats:
     """Derivative of each image's logits along each direction.
 
-    ``S = g · v`` with the gradient averaged over positions (Graziani, Andrearczyk, Müller 2018, arXiv:1904.04520,
-    on logits). The derivative of the logit under adding ``ε v`` at every position is ``h w S``.
+    ``S = g · v`` with the gradient averaged over positions (Graziani, Andrearczyk, Müller 2018,
+    arXiv:1904.04520, on logits). The derivative of the logit under adding ``ε v`` at every position is
+    ``h w S``.
 
     Parameters
     ----------
@@ -124,8 +125,8 @@ def _moments(sensitivity: Floats, rounding: float) -> Floats:
 def bidirectional_relevance(r2: ArrayLike, ratio: ArrayLike) -> Floats:
     """Bidirectional relevance Br of concepts for classes.
 
-    ``Br = max(R², 0) · mean(S) / std(S)`` (Graziani, Andrearczyk, Müller 2018, arXiv:1904.04520) with the held-out R²;
-    clamped, since a negative one would turn the sign of Br.
+    ``Br = max(R², 0) · mean(S) / std(S)`` (Graziani, Andrearczyk, Müller 2018, arXiv:1904.04520) with the
+    held-out R²; clamped, since a negative one would turn the sign of Br.
 
     Parameters
     ----------
