@@ -45,7 +45,7 @@ def images_along(table: xr.Dataset, run: Run, cells: Sequence[Cell]) -> list[Gal
     caption = (
         f"Images along the vectors of the {len(rows)} strongest concepts: the {_EACH} lowest, {_EACH} about "
         f"the median and the {_EACH} highest by the projection on the vector, from ridge fits that had not "
-        f"seen the image, in the concept's unit; below it the measured value. {table.attrs['images']} "
+        f"seen the image, in the concept's unit; beside it the measured value. {table.attrs['images']} "
         "images. One picture proves nothing: the held-out R² beside each name does."
     )
     return [Gallery(rows, caption)]
@@ -60,19 +60,23 @@ def _row(table: xr.Dataset, run: Run, cell: Cell) -> tuple[str, tuple[Picture, .
     shown = spread(np.where(np.isfinite(values), predicted, np.nan))
     if not shown:
         return None
-    unit = str(table["unit"].values[cell.concept])
+    unit = _unit(str(table["unit"].values[cell.concept]))
     held = float(
         table["r2_held"].sel(network="audited", model="ridge").isel(layer=cell.layer, concept=cell.concept)
     )
     pictures = tuple(
         Picture(
             run.picture(at),
-            f"projection {predicted[at]:.3g}{_unit(unit)}",
-            note=f"measured {values[at]:.3g}{_unit(unit)}; {run.images['name'].iloc[at]}",
+            str(run.images["name"].iloc[at]),
+            note=f"{_number(predicted[at])}{unit}, measured {_number(values[at])}{unit}",
         )
         for at in shown
     )
     return f"{concept} at {layer}, held-out R² {held:.2f}", pictures
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.3g}"
 
 
 def _unit(unit: str) -> str:

@@ -229,7 +229,7 @@ def _of_audited(
         "direction": ((*cells, along), [one.direction for one in regressions.values()]),
         "length": (cells, [one.length for one in regressions.values()]),
         "intercept": (cells, [one.intercept for one in regressions.values()]),
-        "why": (cells, [one.reason.astype(object) for one in regressions.values()]),
+        "why": (cells, [_reasons(one, shared.concepts) for one in regressions.values()]),
         "angle_mean": (cells, [one.mean for one in angles]),
         "angle_max": (cells, [one.largest for one in angles]),
         "p_value": (cells, [_p(probe, shared, features, one) for one in regressions.values()]),
@@ -286,8 +286,8 @@ def _predicted(primary: Regression, shared: _Shared) -> np.ndarray:
     return predicted
 
 
-def _reasons(primary: Regression, concepts: xr.Dataset) -> np.ndarray:
+def _reasons(one: Regression, concepts: xr.Dataset) -> np.ndarray:
     """Why concepts are not estimable, with why they are undefined where that is known."""
-    told = zip(primary.reason, concepts["reason"].values, strict=True)
+    told = zip(one.reason, concepts["reason"].values, strict=True)
     reasons = [f"{reason} ({cause})" if reason and cause else str(reason) for reason, cause in told]
     return np.array(reasons, dtype=object)

@@ -30,6 +30,9 @@ _DEFINITION: Final = (
 _LOWEST: Final = -0.5
 _LONGEST: Final = 18
 _MOST_ROWS: Final = 45
+# Light with a dark edge: seen on dark and on light cells
+_RING: Final = {"symbol": "circle", "color": "#f4f2ee", "line": {"width": 1.4, "color": "#4a5059"}}
+_CROSS: Final = {"symbol": "x-thin", "color": CONTROL_COLOR, "line": {"width": 1.6, "color": CONTROL_COLOR}}
 _BAND: Final = "rgba(135, 141, 150, 0.28)"
 
 
@@ -100,9 +103,9 @@ def _control_band(one: xr.Dataset) -> Iterator[Trace]:
     if not np.isfinite(low).any():
         return
     name = f"controls ({len(places)})"
-    edge = _line(one, name, low, CONTROL_COLOR, "solid") | {"showlegend": False}
-    yield edge
-    yield _line(one, name, high, CONTROL_COLOR, "solid") | {"fill": "tonexty", "fillcolor": _BAND}
+    thin = {"mode": "lines", "line": {"color": CONTROL_COLOR, "width": 0.8}}
+    yield _line(one, name, low, CONTROL_COLOR, "solid") | thin | {"showlegend": False}
+    yield _line(one, name, high, CONTROL_COLOR, "solid") | thin | {"fill": "tonexty", "fillcolor": _BAND}
 
 
 def _line(one: xr.Dataset, name: str, values: np.ndarray, color: str, dash: str) -> Trace:
@@ -183,7 +186,7 @@ def heatmap(table: xr.Dataset) -> Figure:
         _cells(shown, q, (layers, rows)),
         *_marks(
             np.isfinite(shown) & ~found,
-            "circle-open",
+            _RING,
             "not significant, or interval reaches 0",
             (layers, rows),
         ),
@@ -245,11 +248,11 @@ def _not_estimable(table: xr.Dataset, order: np.ndarray, axes: Axes) -> Iterator
     reasons = table["reason"].transpose("concept", "layer").values[order]
     lacking = ~np.isfinite(audited(table, "r2_held").T[order])
     texts = [str(reason) or "undefined" for reason in reasons[lacking]]
-    yield from _marks(lacking, "x-thin-open", "not estimable", axes, texts)
+    yield from _marks(lacking, _CROSS, "not estimable", axes, texts)
 
 
 def _marks(
-    cells: np.ndarray, symbol: str, name: str, axes: Axes, texts: Sequence[str] | None = None
+    cells: np.ndarray, marker: Trace, name: str, axes: Axes, texts: Sequence[str] | None = None
 ) -> Iterator[Trace]:
     """Mark some cells (row, layer); nothing where there are none."""
     rows, layers = np.nonzero(cells)
@@ -266,12 +269,7 @@ def _marks(
             [axes[1][row], axes[0][layer], text]
             for row, layer, text in zip(rows.tolist(), layers.tolist(), said, strict=True)
         ],
-        "marker": {
-            "symbol": symbol,
-            "size": 9,
-            "color": CONTROL_COLOR,
-            "line": {"width": 1.6, "color": CONTROL_COLOR},
-        },
+        "marker": {"size": 8} | marker,
         "hovertemplate": "%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}<extra></extra>",
     }
 

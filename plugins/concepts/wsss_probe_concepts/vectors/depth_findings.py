@@ -116,7 +116,8 @@ def _against(living: Living, concept: int, low: float) -> tuple[bool, str]:
         return False, f"{_no_control(living)}, no verdict"
     above = bool(low > known.max())
     left_out = f" ({living.dead} degenerate and left out)" if living.dead else ""
-    spread = f"{known.min():.2f} to {known.max():.2f}" if len(known) > 1 else f"{known[0]:.2f}"
+    ends = [f"{end:.2f}" for end in (known.min(), known.max())]
+    spread = " to ".join(dict.fromkeys(ends))
     where = "above" if above else "not above"
     verdict = "" if above else ", so no better than networks that learned nothing"
     return above, f"{where} all {_controls(known)}{left_out}, which reach {spread}{verdict}"
@@ -191,7 +192,9 @@ def _not_estimable(table: xr.Dataset) -> Iterator[Finding]:
         return
     told = [f"{model} {count} ({_reasons(refused[model])})" for model, count in counts.items() if count]
     listed = "; ".join(told)
-    statement = f"Not estimable, of {cells} concepts by layers: {listed}. They are no zeros and count nowhere."
+    statement = (
+        f"Not estimable, of {cells} concepts by layers: {listed}. They are no zeros and count nowhere."
+    )
     yield Finding("not-estimable", "notice", statement, effect=float(max(counts.values())), unit="fits")
 
 

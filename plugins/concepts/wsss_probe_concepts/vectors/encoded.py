@@ -198,4 +198,4 @@ def correlations(values: np.ndarray) -> np.ndarray:
         Pearson's r; NaN where it is undefined.
     """
     # pandas keeps constant columns undefined, where sums of products would divide rounding by rounding
-    return np.asarray(pd.DataFrame(values).corr().to_numpy())
+    return np.asarray(pd.DataFrame(values).corr().to_numpy(copy=True))

@@ -66,7 +66,7 @@ class Rcv(Probe):
     folds: int = 5
     repeats: int = 2
     permutations: int = 999
-    bootstraps: int = 25
+    bootstraps: int = 10
     models: tuple[Model, ...] = MODELS
     features: str = "mean"
     name: str = field(init=False, default="rcv")
