@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from wsss_probe_concepts.regression import (
     Regression,
     held_out_r2,

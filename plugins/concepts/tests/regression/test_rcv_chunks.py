@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from wsss_probe.errors import UsageError
 from wsss_probe_concepts.regression import Regression, make_folds, regress, regress_chunks
 from wsss_probe_concepts.regression.factor import factor_of, merged
+
+from wsss_probe.errors import UsageError
 
 FIELDS = (
     "residual", "baseline", "direction", "length", "intercept", "fold_direction", "r2_train", "r2_adjusted",

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wsss_probe_concepts.regression import make_folds
 
 from wsss_probe.errors import UsageError
-from wsss_probe_concepts.regression import make_folds
 
 
 @given(

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
 from wsss_probe_concepts.regression import (
     Regression,
     held_out_r2,

@@ -5,9 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
-
-from wsss_probe.errors import UsageError
-from wsss_probe.statistics import permutation_p
 from wsss_probe_concepts.regression import (
     held_out_r2,
     make_folds,
@@ -15,6 +12,9 @@ from wsss_probe_concepts.regression import (
     permuted_concepts,
     regress,
 )
+
+from wsss_probe.errors import UsageError
+from wsss_probe.statistics import permutation_p
 
 # -- what is exchanged ----------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ def test_noise_is_called_a_concept_no_more_often_than_stated() -> None:
 
 @pytest.mark.parametrize("unequal", [False, True])
 def test_noise_that_groups_share_is_no_concept(unequal: bool) -> None:
-    """Features and concept constant within groups plus noise: exchanged image by image this is called real."""
+    """Features and concept shared within groups, plus noise: exchanged image by image this is called real."""
     p, single = [], []
     for seed in range(100):
         generator = np.random.default_rng(seed)

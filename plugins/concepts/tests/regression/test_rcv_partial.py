@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 from statsmodels.stats.outliers_influence import variance_inflation_factor
-
 from wsss_probe_concepts.regression import collinearity, held_out_r2, make_folds, partial_r2, regress
 from wsss_probe_concepts.regression.smoothing import PENALTIES
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-
 from wsss_probe_concepts.regression import bootstrap_directions, make_folds, regress, stability
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from wsss_probe.errors import UsageError
 from wsss_probe_concepts.regression.factor import Factor, factor_of, merged
 from wsss_probe_concepts.regression.fit import Fit, fit, unit
-from wsss_probe_concepts.regression.missing import Pattern, as_matrix, patterns, unfit
+from wsss_probe_concepts.regression.missing import Pattern, as_matrix, finite_rows, patterns, unfit
 from wsss_probe_concepts.regression.regression import Draft, Regression, finished
 from wsss_probe_concepts.regression.regression import drafts as start_drafts
 from wsss_probe_concepts.regression.smoothing import MODELS, PENALTIES, component_numbers, inestimable
@@ -114,15 +114,18 @@ def regress_chunks(
 
 def _finite(chunks: Chunks, images: int) -> tuple[NDArray[np.bool_], int]:
     """Images whose features are all finite, (image,), and the number of channels."""
-    checked = [np.isfinite(rows) for rows in chunks()]
-    if sum(len(rows) for rows in checked) != images:
+    finite, channels = [np.empty((0, 1), dtype=bool)], 0
+    for rows in chunks():
+        finite.append(finite_rows(rows))
+        channels = rows.shape[1]
+    found = np.concatenate(finite)[:, 0]
+    if len(found) != images:
         raise UsageError(
             "features and concepts do not fit",
-            found=f"{sum(len(rows) for rows in checked)} rows of features",
+            found=f"{len(found)} rows of features",
             wanted=f"one for each of {images} images",
         )
-    finite = [rows.all(1) for rows in checked]
-    return np.concatenate([np.empty(0, dtype=bool), *finite]), checked[0].shape[1] if checked else 0
+    return found, channels
 
 
 # -- one pattern of missing values ---------------------------------------------------------------

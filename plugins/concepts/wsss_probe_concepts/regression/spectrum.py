@@ -131,11 +131,21 @@ def _decomposed(factor: Factor) -> tuple[Spectrum, Floats]:
     """Decompose a factor of features; its left vectors (row of the root, component) as well."""
     scale = _spread(factor.root, factor.mean, factor.n)
     kept = scale > 0
-    left, size, right = np.linalg.svd(factor.root[:, kept] / scale[kept], full_matrices=False)
+    left, size, right = _svd(factor.root[:, kept] / scale[kept])
     above = size > _RANK * size.max(initial=0.0)
     axes = np.zeros((len(scale), int(above.sum())))
     axes[kept] = right[above].T
     return Spectrum(factor.n, factor.mean, scale, axes, size[above]), left[:, above]
+
+
+def _svd(matrix: Floats) -> tuple[Floats, Floats, Floats]:
+    """Singular value decomposition; a wide matrix is first reduced to a square, which takes less time."""
+    if matrix.shape[1] <= matrix.shape[0]:
+        left, size, right = np.linalg.svd(matrix, full_matrices=False)
+        return left, size, right
+    basis, triangle = np.linalg.qr(matrix.T)
+    left, size, right = np.linalg.svd(triangle.T)
+    return left, size, right @ basis.T
 
 
 def _spread(root: Floats, mean: Floats, n: int) -> Floats:
