@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wsss_probe.testing.column_suite import ChannelColumnsSuite
+    from wsss_probe.testing.measure_suite import ConceptMeasureSuite
     from wsss_probe.testing.runs import InMemoryControl, InMemoryRun, run_in_memory
     from wsss_probe.testing.scenes import Scene, make_scene
     from wsss_probe.testing.suites import ExplainerSuite, ProbeSuite
 
 __all__ = [
     "ChannelColumnsSuite",
+    "ConceptMeasureSuite",
     "ExplainerSuite",
     "InMemoryControl",
     "InMemoryRun",
@@ -27,6 +29,7 @@ __all__ = [
 
 _HOMES = {
     "ChannelColumnsSuite": "column_suite",
+    "ConceptMeasureSuite": "measure_suite",
     "ExplainerSuite": "suites",
     "ProbeSuite": "suites",
     "InMemoryControl": "runs",

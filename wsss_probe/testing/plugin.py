@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from wsss_probe.testing.scenes import Scene
 
 # Without this a failing assertion of a suite would say "AssertionError" and nothing else.
-pytest.register_assert_rewrite("wsss_probe.testing.suites", "wsss_probe.testing.column_suite")
+pytest.register_assert_rewrite(
+    "wsss_probe.testing.suites", "wsss_probe.testing.column_suite", "wsss_probe.testing.measure_suite"
+)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ from wsss_probe.testing.scenes import Scene, make_scene, take, weights_of
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ExplainerSuite", "ProbeSuite", "Suite", "untouched"]
+__all__ = ["ExplainerSuite", "ProbeSuite", "Suite", "surroundings_kept", "untouched"]
 
 TARGETS: tuple[Target, ...] = ("predicted", "label", 0)
 
@@ -330,15 +330,30 @@ def untouched(network: nn.Module, batch: Batch) -> Iterator[None]:
     None
     """
     copies = [tensor.clone() for tensor in surroundings.batch_tensors(batch)]
+    with surroundings_kept():
+        network_before = fingerprint(network)
+        yield
+        assert network_before.differences(fingerprint(network)) == ()
+        for lent, after in zip(copies, surroundings.batch_tensors(batch), strict=True):
+            assert torch.equal(lent, after), "wrote into the batch; clone before in-place operations"
+
+
+@contextmanager
+def surroundings_kept() -> Iterator[None]:
+    """Assert that a block leaves random states, torch's settings, folder and environment as they were.
+
+    Yields
+    ------
+    None
+    """
     outside = surroundings.read()
     _draw()
-    network_before, before = fingerprint(network), surroundings.read()
-    yield
-    changed = surroundings.restore(before)
-    surroundings.restore(outside)
-    assert network_before.differences(fingerprint(network)) == ()
-    for lent, after in zip(copies, surroundings.batch_tensors(batch), strict=True):
-        assert torch.equal(lent, after), "wrote into the batch; clone before in-place operations"
+    before = surroundings.read()
+    try:
+        yield
+    finally:
+        changed = surroundings.restore(before)
+        surroundings.restore(outside)
     assert changed == (), "use a generator of your own, and context managers"
 
 
