@@ -923,7 +923,9 @@ class ConceptMeasure(ABC):
         Returns
         -------
         mapping of str to float or str
-            By name of the concept: its value or, where it is undefined, a text that says why.
+            By name of the concept: its value or, where it is undefined, a text that says why. Every
+            announced concept is there, also for an image without the mask or the objects that
+            others have; more may be.
         """
 
 

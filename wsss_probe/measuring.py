@@ -218,9 +218,12 @@ def _view(source: Source, index: int, mask_classes: tuple[str, ...]) -> View | N
 
 
 def _checked(own: Measuring, measured: Mapping[str, float | str]) -> dict[str, float | str]:
-    """Put values in the order of the concepts; refused if they are not what was announced."""
+    """Put values in the order of the concepts; refused if one that was announced is missing.
+
+    More may be there: a measure that is shown one image does not know whether others have objects.
+    """
     names = [concept.name for concept in own.concepts]
-    if not isinstance(measured, Mapping) or set(measured) != set(names):
+    if not isinstance(measured, Mapping) or not set(measured) >= set(names):
         found = ", ".join(map(str, measured)) if isinstance(measured, Mapping) else type(measured).__name__
         raise PluginError("measure returned other concepts", found=found, wanted=", ".join(names))
     return {name: measured[name] for name in names}

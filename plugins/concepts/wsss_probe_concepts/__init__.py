@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["wsss_probe_channel_columns", "wsss_probe_concept_measures", "wsss_probe_probes"]
 
-_MEASURES: MappingProxyType[str, str] = MappingProxyType({})
+_MEASURES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "Cooccurrence": "measures.cooccurrence",
+        "Haralick": "measures.haralick",
+        "Morphology": "measures.morphology",
+        "Stain": "measures.stain",
+        "Colour": "measures.colour",
+    }
+)
 _PROBES: MappingProxyType[str, str] = MappingProxyType(
     {
         "Rcv": "vectors.probe",

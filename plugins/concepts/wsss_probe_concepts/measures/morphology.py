@@ -107,8 +107,8 @@ class Morphology(ConceptMeasure):
         kept, why = large_enough(kept, self.smallest)
         if not why:
             return _shapes(kept)
-        lost = int(np.count_nonzero(np.unique(numbers))) and not self.keep_cut
-        return {"count": 0.0, **refused(names, f"{why}; those at the border left out" if lost else why)}
+        cut = "; objects at the border left out" if numbers.any() and not self.keep_cut else ""
+        return {"count": 0.0, **refused(names, why + cut)}
 
     def _objects(self, view: View) -> np.ndarray | str:
         """Objects as they are numbered, or as connected pieces of the mask."""
