@@ -193,3 +193,14 @@ def test_commands_of_the_project_s_studies_parse(path, tmp_path):
         )  # fmt: skip
         flags = [part for part in step.run if part.startswith("--")]
         assert [flag for flag in flags if flag not in done.stdout] == []
+
+
+def test_run_files_are_filled_in_too(tmp_path, called):
+    """A run file names folders of the study and its parameters; quotes in a value stay inside their text."""
+    path, out = tmp_path / "beside.toml", tmp_path / "out"
+    path.write_text(TEXT + '[audits.deep.models]\nstart = "{out}/model/{size}"\nother = "{tiles}"\n')
+    study = read_study(path)
+    files = study.run_files(Path('a "b"/m.csv'), out, {"size": "64"})
+    models = tomllib.loads(files["deep"])["models"]
+    assert models == {"start": f"{out}/model/64", "other": 'a "b"/m-64.csv'}
+    assert tomllib.loads(files["deep"])["note"] == "one\ntwo"

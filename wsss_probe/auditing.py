@@ -500,6 +500,7 @@ def _record(prepared: Prepared, run: AuditedRun, results: _Results, code: ExitCo
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 2),
         "model": dict(plan.model),
+        "multilabel": prepared.survey.multilabel,
         "preprocessing": dict(plan.preprocessing),
         "data": {**plan.data, "unreadable": len(unreadable_images(results.lines))},
         "layers": {name: asdict(info) for name, info in prepared.survey.layers.items()},

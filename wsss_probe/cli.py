@@ -192,7 +192,7 @@ def concepts(
         raise typer.Exit(_complain(str(host.failures[0]), ExitCode.WITH_FAILURES))
 
 
-Folder = Annotated[str, typer.Argument(help="Folder of images, or a manifest to tile.")]
+Folder = Annotated[str, typer.Argument(help="Folder of images, a manifest to tile, or with --where a run.")]
 ManifestOut = Annotated[str, typer.Option("--out", help="Manifest to write (.csv or .parquet).")]
 Pattern = Annotated[
     str | None, typer.Option(help="Regular expression on file names with groups label, group, split.")
@@ -206,6 +206,9 @@ AtMost = Annotated[
     int | None, typer.Option(help="Tiles kept of each image and label, drawn at random; default all.")
 ]
 Split = Annotated[str | None, typer.Option(help="Split by group: train=0.8,test=0.2")]
+Where = Annotated[
+    str | None, typer.Option(help="Of a finished run, the images with such a probability: 'tumour>0.99'.")
+]
 
 
 def manifest(
@@ -217,13 +220,14 @@ def manifest(
     label_from_mask: LabelFromMask = None,
     at_most: AtMost = None,
     split: Split = None,
+    where: Where = None,
     seed: Seed = 0,
 ) -> None:
     """Write a manifest of a folder: class/x.png folders, images/ and masks/, or plain files."""
     from wsss_probe.commands import ManifestRequest, make_manifest
 
     rules = label_from_mask
-    request = ManifestRequest(folder, out, pattern, tile, stride, rules, at_most, split, seed or 0)
+    request = ManifestRequest(folder, out, pattern, tile, stride, rules, at_most, split, seed or 0, where)
     _say(make_manifest(request))
 
 

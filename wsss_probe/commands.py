@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -205,6 +205,7 @@ class ManifestRequest:
     at_most: int | None = None
     split: str | None = None
     seed: int = 0
+    where: str | None = None
 
 
 def make_manifest(request: ManifestRequest) -> str:
@@ -220,7 +221,12 @@ def make_manifest(request: ManifestRequest) -> str:
     given = Path(request.folder)
     table = given.suffix in {".csv", ".parquet"}
     _refuse_idle(request, table)
-    manifest = read_manifest(given) if table else discover(given, pattern=request.pattern)
+    if request.where is not None:
+        from wsss_probe.predicted import images_where
+
+        manifest = images_where(given, request.where)
+    else:
+        manifest = read_manifest(given) if table else discover(given, pattern=request.pattern)
     said = f"{len(manifest.frame)} images"
     if request.tile is not None:
         rules = _mask_rules(request.label_from_mask)
@@ -238,7 +244,7 @@ def make_manifest(request: ManifestRequest) -> str:
 
 def _refuse_idle(request: ManifestRequest, table: bool) -> None:
     """A flag that would do nothing was meant to do something."""
-    idle: dict[str, str | int | None] = {"--pattern": request.pattern} if table else {}
+    idle: dict[str, str | int | None] = {"--pattern": request.pattern} if table or request.where else {}
     if request.tile is None:
         idle |= {"--stride": request.stride, "--label-from-mask": request.label_from_mask}
         idle |= {"--at-most": request.at_most}
@@ -335,7 +341,9 @@ def perform_study(request: StudyRequest, say: Callable[[str], None]) -> ExitCode
         msg = f"no manifest '{request.manifest}'"
         raise UsageError(msg, remedy="wsss-probe manifest FOLDER --out FILE writes one")
     study = read_study(request.file)
-    steps = study.filled(request.manifest, request.out, {name: value for name, _, value in pairs})
+    given = {name: value for name, _, value in pairs}
+    steps = study.filled(request.manifest, request.out, given)
+    study = replace(study, audits=study.run_files(request.manifest, request.out, given))
     say(f"{study.title}\n{study.paper}".strip())
     code = run_study(study, steps, request.out, say, dry=request.dry)
     if not request.dry and code in {ExitCode.DONE, ExitCode.WITH_FAILURES}:

@@ -57,7 +57,8 @@ class Study:
     parameters : mapping of str to str
         Names and defaults. ``manifest``, ``folder``, ``stem`` (of the manifest) and ``out`` are given.
     audits : mapping of str to str
-        Run files (TOML) by name, written to ``{out}/<name>.toml`` before the first step.
+        Run files (TOML) by name, written to ``{out}/<name>.toml`` before the first step; parameters stand in
+        their texts as in the steps.
     steps : tuple of Step
     """
 
@@ -79,17 +80,26 @@ class Study:
         if unknown:
             remedy = f"did you mean {display(nearest(unknown[0], self.parameters))}?"
             raise UsageError("unknown parameter of the study", found=display(unknown[0]), remedy=remedy)
+        values = self._values(manifest, out, given)
+        return tuple(
+            Step(step.name, tuple(_put(part, values) for part in step.run), _put(step.makes, values))
+            for step in self.steps
+        )
+
+    def run_files(self, manifest: Path, out: Path, given: Mapping[str, str]) -> dict[str, str]:
+        """Put values in the place of parameters in the run files, by name; nothing else in them changes."""
+        values = self._values(manifest, out, given)
+        quoted = {name: json.dumps(value, ensure_ascii=False)[1:-1] for name, value in values.items()}
+        return {name: _put(text, quoted) for name, text in self.audits.items()}
+
+    def _values(self, manifest: Path, out: Path, given: Mapping[str, str]) -> dict[str, str]:
         own = {
             "manifest": str(manifest),
             "folder": str(manifest.parent),
             "stem": manifest.stem,
             "out": str(out),
         }
-        values = own | dict(self.parameters) | dict(given)
-        return tuple(
-            Step(step.name, tuple(_put(part, values) for part in step.run), _put(step.makes, values))
-            for step in self.steps
-        )
+        return own | dict(self.parameters) | dict(given)
 
 
 def _put(text: str, values: Mapping[str, str]) -> str:
