@@ -72,6 +72,7 @@ class Broken(ConceptMeasure):
             view.pixels[0] = 0
         answers = {
             "other": {"other": 1.0},
+            "too few": {},
             "nothing": None,
             "inf": {"value": math.inf},
             "nan": {"value": math.nan},
@@ -163,6 +164,22 @@ class TestMeasuring:
         assert done == [3, 3, 1]
         assert found["unit"].sel(concept="darkness/covered") == "px"
 
+    def test_the_commonest_reason_is_told(self, folder):
+        """Of several reasons the one that most images have stands beside the concept."""
+
+        class Moody(Darkness):
+            def measure(self, view):
+                """Give a rare and a common reason."""
+                mean = view.pixels.mean()
+                reasons = {20.0: "rare", 40.0: "common", 80.0: "common"}
+                return {**super().measure(view), "mean": reasons.get(float(mean), 1.0)}
+
+        task = task_of(folder, Moody())
+        measure_concepts(task)
+        found = read_concepts(task.store, task.source.manifest.frame)
+
+        assert found["reason"].sel(concept="darkness/mean") == "common"
+
     def test_no_image_is_measured_twice(self, folder, monkeypatch):
         """What the ledger names is not measured again, and gives the same table."""
         calls = []
@@ -202,6 +219,7 @@ class TestMeasuring:
         [
             ("raises", "ZeroDivisionError: no pixels"),
             ("other", "measure returned other concepts; found: other; wanted: value"),
+            ("too few", "measure returned other concepts; wanted: value"),
             ("nothing", "measure returned other concepts; found: NoneType; wanted: value"),
             ("writes", "ValueError: assignment destination is read-only"),
         ],
@@ -294,6 +312,7 @@ class TestCovariates:
         found = read_concepts(Store(None, 3, 3, "plan"), pd.DataFrame({"image": ["a"] * 3, "age": cells}))
 
         assert found["reason"].values[0] == reason
+        assert np.isnan(found["value"].values).all() == ("text" in reason or "empty" in reason)
 
 
 class TestMatching:
@@ -387,6 +406,12 @@ class TestAudit:
         )
         assert [own.offered.name for own in prepared.measures] == ["darkness"]
         assert prepared.plan.measures[0]["name"] == "darkness"
+
+    def test_a_probe_that_reads_them_is_enough(self, folder):
+        """Nobody has to name a measure where a probe needs concepts."""
+        prepared, _ = self.run(folder, plugin(Darkness(), probes=[Reads()]))
+
+        assert [own.offered.name for own in prepared.measures] == ["darkness"]
 
     def test_concepts_reach_probes_and_the_run_folder(self, folder):
         """A probe reads measured concepts and covariates; the table can be opened."""
