@@ -159,7 +159,7 @@ class Cooccurrence(ConceptMeasure):
         symbols="P sums to 1 over the pairs that lie in the region; m, s: mean and deviation under P",
         invariances=("with one angle and symmetric pairs: reflection along that angle",),
         misleads="Contrast grows with focus, noise and sharpening. Where there are fewer pairs than cells,"
-        " ASM and energy fall with the number of pixels: small regions look regular. Energy is the root of ASM."
+        " ASM and energy fall with the number of pixels: small regions look regular. Energy is ASM's root."
         " In objects of some hundred pixels 256 levels are too many: set levels to 8 or 16.",
         bibtex="@inproceedings{Graziani2019,"
         " author={Graziani, Mara and Andrearczyk, Vincent and Müller, Henning},"
