@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude"]
 
+_DETERMINED: Final = 1e9
+"""Variance inflation factor that stands for a concept which the others determine."""
+
 _R2: Final = ("held", "low", "high", "train", "adjusted")
 
 _LEVELS: Final = (0.1, 0.5)
@@ -54,8 +57,8 @@ def conclude(probe: Rcv, run: Run) -> Conclusion:
         ``r2_train``, ``r2_adjusted``, ``p_value`` (ridge only), ``why`` it is not estimable, ``length``,
         ``intercept``, ``direction`` (model, concept, channel) in raw feature units (the dimension is
         ``feature`` for sketches), and ``angle_mean``, ``angle_max`` between fold directions in radians.
-        By (concept): ``noise_r2`` = p/(n - 1), ``n``, ``vif``, ``partial_r2``, ``reason``, ``unit``,
-        ``meaning``, and ``cosine_low``, ``cosine_median`` of bootstrapped ridge directions with the
+        By (concept): ``noise_r2`` = p/(n - 1), ``n``, ``vif`` (at most 1e9), ``partial_r2``, ``reason``,
+        ``unit``, ``meaning``, and ``cosine_low``, ``cosine_median`` of bootstrapped ridge directions with the
         direction (10 % and 50 %). ``predicted`` (image, concept): held-out prediction of ridge, mean
         over repeats, in the concept's unit.
 
@@ -237,7 +240,7 @@ def _of_audited(
     one = {
         "noise_r2": primary.rank / np.maximum(primary.n - 1, 1),
         "n": primary.n,
-        "vif": collinearity(values),
+        "vif": np.minimum(collinearity(values), _DETERMINED),
         "partial_r2": partial_r2(features, values, shared.folds, PRIMARY),
         "reason": _reasons(primary, shared.concepts),
         "unit": shared.concepts["unit"].values,

@@ -102,7 +102,8 @@ def _control_band(one: xr.Dataset) -> Iterator[Trace]:
     low, high = (np.asarray(end.reduce(known, axis=1, initial=np.nan)) for end in (np.fmin, np.fmax))
     if not np.isfinite(low).any():
         return
-    name = f"controls ({len(places)})"
+    living = int(np.isfinite(known).any(axis=0).sum())
+    name = f"controls ({living})"
     thin = {"mode": "lines", "line": {"color": CONTROL_COLOR, "width": 0.8}}
     yield _line(one, name, low, CONTROL_COLOR, "solid") | thin | {"showlegend": False}
     yield _line(one, name, high, CONTROL_COLOR, "solid") | thin | {"fill": "tonexty", "fillcolor": _BAND}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -187,9 +188,14 @@ def fits_table(table: xr.Dataset, run: Run, cells: Sequence[Cell]) -> list[Table
 
 def _fit(table: xr.Dataset, run: Run, cell: Cell) -> pd.DataFrame:
     """Coefficients of one fit, the largest |t| first."""
+    from statsmodels.tools.sm_exceptions import SingularMatrixWarning
+
     layer, concept = str(table["layer"].values[cell.layer]), str(table["concept"].values[cell.concept])
     features = features_of(run, layer, str(table.attrs["features"]))
-    fit = fit_table(features, run.concepts["value"].values[:, cell.concept]).drop(index="intercept")
+    with warnings.catch_warnings():
+        # dead and repeated channels are no surprise: their coefficients are those of least norm
+        warnings.simplefilter("ignore", SingularMatrixWarning)
+        fit = fit_table(features, run.concepts["value"].values[:, cell.concept]).drop(index="intercept")
     largest = fit["t"].abs().sort_values(ascending=False, kind="stable").index[:_CHANNELS]
     rows = fit.loc[largest].reset_index()
     rows.insert(0, "concept", concept)
