@@ -335,6 +335,12 @@ class TestBadInput:
         with pytest.raises(ModelError, match=r"nothing says how images are prepared.*--preprocess"):
             fit_finetuned(planted, options, tmp_path / "out")
 
+    def test_a_preprocessing_changes_what_the_network_brings(self, planted, quick, finetuned, tmp_path):
+        """A size alone keeps mean and standard deviation of the card."""
+        trained = fit_finetuned(planted, replace(quick, preprocessing="size=16", epochs=1), tmp_path / "out")
+
+        assert trained.preprocessing == replace(finetuned.preprocessing, size=(16, 16))
+
     def test_one_unit_needs_two_classes(self, planted, quick, tmp_path):
         """A third label is refused with the flag that takes it."""
         labels = ["other" if row % 7 == 0 else name for row, name in enumerate(planted.frame["label"])]

@@ -189,15 +189,12 @@ def _begin(options: FinetuneOptions, units: int) -> _Beginning:
             remedy="offer the network as a model source of a plugin",
         )
     ensure_torchvision()
-    request = ModelRequest(
-        options.model, options.weights, options.preprocessing, arguments=options.model_arguments
-    )
-    model = load_model(request, installed_sources(), require_preprocessing=True)
-    if model.preprocessing is None:
-        raise AssertionError  # refused by load_model
+    request = ModelRequest(options.model, options.weights, arguments=options.model_arguments)
+    model = load_model(request, installed_sources())
+    preprocessing = _preprocessing(options, model.preprocessing)
     network = model.module.float()
     source, arguments = _named(options, str(model.provenance["source"]))
-    head = find_head(network, _example(model.preprocessing))
+    head = find_head(network, _example(preprocessing))
     torch.manual_seed(seed_of(options.seed))
     replace_head(network, head, units)
     origin = {
@@ -207,7 +204,21 @@ def _begin(options: FinetuneOptions, units: int) -> _Beginning:
         "digest": tensor_digest(network),
     }
     built = {"source": source, "arguments": dict(arguments), "head": head, "units": units}
-    return _Beginning(network, built, model.preprocessing, origin)
+    return _Beginning(network, built, preprocessing, origin)
+
+
+def _preprocessing(options: FinetuneOptions, own: Preprocessing | None) -> Preprocessing:
+    """Change what the network brings by what was given, as an audit does."""
+    given = options.preprocessing
+    if isinstance(given, Preprocessing):
+        return given
+    if given is None and own is None:
+        raise ModelError(
+            f"nothing says how images are prepared for {options.model}",
+            wanted="input size, mean and std of its training",
+            remedy='--preprocess imagenet, or --preprocess "size=96 mean=.7,.54,.69 std=.24,.28,.22"',
+        )
+    return own if given is None and own is not None else Preprocessing.parse(str(given), own)
 
 
 def _named(options: FinetuneOptions, source: str) -> tuple[str, Mapping[str, Any]]:
