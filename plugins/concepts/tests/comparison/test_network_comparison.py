@@ -222,6 +222,17 @@ def test_a_difference_below_the_controls_is_no_verdict():
     assert findings["difference@audited@tuned@colour/red"].verdict == "ok"
 
 
+def test_the_better_network_is_held_against_the_controls():
+    """It does not matter that the worse of the two is no better than a random one."""
+    tables = {
+        layer: table(networks(audited={"colour/red": 0.0}, tuned={"colour/red": 0.5})) for layer in layers()
+    }
+    _, summary, findings = concluded(tables, "tuned")
+
+    assert findings["difference@audited@tuned@colour/red"].verdict == "ok"
+    assert summary["above_controls"].sel(concept="colour/red").all()
+
+
 def test_a_dead_network_is_not_tested():
     """Where one of a pair does not respond to images there is no p, and it is counted."""
     tables = {layer: table(networks(tuned={"colour/red": 0.5}), dead=("tuned",)) for layer in layers()}
