@@ -30,6 +30,9 @@ _PROBES: MappingProxyType[str, str] = MappingProxyType(
     {
         "Rcv": "vectors.probe",
         "ConceptDepth": "vectors.depth_probe",
+        "Networks": "comparison.networks_probe",
+        "NetworkComparison": "comparison.comparison_probe",
+        "Cka": "comparison.cka_probe",
     }
 )
 """Module of each probe, in the order in which the report shows them."""
