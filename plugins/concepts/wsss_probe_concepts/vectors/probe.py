@@ -96,8 +96,9 @@ class Rcv(Probe):
     def needs(self, survey: Survey) -> Needs:
         """Ask for the layer, whose means the host keeps, or for the features that are streamed."""
         if self.features != "mean":
-            return Needs(tables=frozenset({f"rcv-features@{self.layer}"}))
-        return Needs(layers=frozenset({self.layer} if self.layer else concept_layers(survey)))
+            return Needs(tables=frozenset({f"rcv-features@{self.layer}"}), concepts=True)
+        layers = frozenset({self.layer} if self.layer else concept_layers(survey))
+        return Needs(layers=layers, concepts=True)
 
     def conclude(self, run: Run) -> Conclusion:
         """Regress every concept on this layer's features, in every network.
