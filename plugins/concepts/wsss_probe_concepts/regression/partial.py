@@ -100,16 +100,46 @@ def partial_r2(features: ArrayLike, concepts: ArrayLike, folds: Folds, model: Mo
     values = np.where(np.isfinite(values) & finite_rows(array), values, np.nan)
     found = np.full(values.shape[1], np.nan)
     for family in _families(values):
-        if (unfit(values[:, family.targets], family.images, folds) != "").any():
+        able = unfit(values[:, family.targets], family.images, folds) == ""
+        if not able.any():
             continue
         standard = np.zeros((len(values), len(family.members)))
         standard[family.images] = _standard(values[np.ix_(family.images, family.members)])
         splits = splits_of(array, family.images, folds, model)
-        for target in family.targets:
+        seen = [_Moments.of(split, standard) for split in splits]
+        for target in family.targets[able]:
             place = int(np.searchsorted(family.members, target))
-            errors = np.array([_errors(split, standard, place, model) for split in splits])
+            errors = np.array([_errors(split, one, place) for split, one in zip(splits, seen, strict=True)])
             found[target] = _left(errors)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """Concepts on either side of a split, with the products that every target needs.
+
+    ``training`` and ``test`` (image, concept) are less the mean of the training part, ``along`` (component,
+    concept) are scores times concepts; ``first`` and ``second`` (setting, concept, concept) are Cᵀ A C and
+    Cᵀ A² C: what lies beside the axes whole, and along them by 1 − g and its square.
+    """
+
+    training: Floats
+    test: Floats
+    along: Floats
+    first: Floats
+    second: Floats
+
+    @classmethod
+    def of(cls, split: Split, concepts: Floats) -> _Moments:
+        mean = concepts[split.training].mean(0)
+        training = concepts[split.training] - mean
+        along, products = split.scores.T @ training, training.T @ training
+        taken = 2 * split.gains - split.gains**2  # 1 − (1 − g)²
+        first, second = (
+            products - np.stack([along.T @ (one[:, None] * along) for one in shares])
+            for shares in (split.gains, taken)
+        )
+        return cls(training, concepts[split.test] - mean, along, first, second)
 
 
 def _left(errors: Floats) -> float:
@@ -120,40 +150,33 @@ def _left(errors: Floats) -> float:
     return float(1 - full / reduced) if reduced > _DETERMINED * spread else np.nan
 
 
-def _errors(split: Split, concepts: Floats, target: int, model: Model) -> tuple[float, float, float]:
+def _errors(split: Split, seen: _Moments, target: int) -> tuple[float, float, float]:
     """Σ of squared held-out errors with the features, with the other concepts alone, and with the mean."""
-    training = concepts[split.training]
-    mean = training.mean(0)
-    training, test = training - mean, concepts[split.test] - mean
-    others = np.delete(training, target, axis=1)
-    own, held_out = training[:, target], np.delete(test, target, axis=1)
-    count = others.shape[1]
-    if split.spent(model) + count + 1 >= len(own):
+    others = np.delete(np.arange(seen.training.shape[1]), target)
+    own = seen.training[:, target]
+    if split.fewest + len(others) + 1 >= len(own):
         return np.nan, np.nan, np.nan
-    alone = _pinv(others.T @ others) @ (others.T @ own)
-    reduced = test[:, target] - held_out @ alone
-    setting, beta = _partial_fit(split, others, own)
-    along = split.scores.T @ (own - others @ beta)
-    predicted = held_out @ beta + split.held_out @ (split.gains[setting] * along)
-    full = test[:, target] - predicted
-    return float(full @ full), float(reduced @ reduced), float(test[:, target] @ test[:, target])
+    fixed, truth = seen.test[:, others], seen.test[:, target]
+    training = seen.training[:, others]
+    reduced = truth - fixed @ (_pinv(training.T @ training) @ (training.T @ own))
+    setting, beta = _partial_fit(split, seen, target, others)
+    along = seen.along[:, target] - seen.along[:, others] @ beta
+    full = truth - fixed @ beta - split.held_out @ (split.gains[setting] * along)
+    return float(full @ full), float(reduced @ reduced), float(truth @ truth)
 
 
-def _partial_fit(split: Split, others: Floats, own: Floats) -> tuple[int, Floats]:
+def _partial_fit(split: Split, seen: _Moments, target: int, others: NDArray[np.intp]) -> tuple[int, Floats]:
     """Setting with the least GCV, and the coefficients of the other concepts in it."""
-    joined = np.column_stack([others, own])
-    along, products = split.scores.T @ joined, joined.T @ joined
-    kept = 1 - split.gains  # A on the axes; it is 1 beside them
-    # Oᵀ A O and Oᵀ A² O of every setting: what lies beside the axes, and along them by 1 − g
-    first = products - np.einsum("ck,sc,cl->skl", along, 1 - kept, along, optimize=True)
-    second = products - np.einsum("ck,sc,cl->skl", along, 1 - kept**2, along, optimize=True)
-    inverse = _pinv(first[:, :-1, :-1])
-    beta = np.einsum("skl,sl->sk", inverse, first[:, :-1, -1])
-    contrast = np.concatenate([-beta, np.ones((len(beta), 1))], axis=1)
-    rss = np.einsum("sk,skl,sl->s", contrast, second, contrast)
-    freedom = 1 + split.gains.sum(1) + np.einsum("skl,slk->s", inverse, second[:, :-1, :-1])
-    left = 1 - freedom / len(own)
-    score = np.divide(rss, left**2, out=np.full(len(rss), np.inf), where=left > 1e-12)
+    among = np.ix_(np.arange(len(seen.first)), others, others)
+    inverse = _pinv(seen.first[among])
+    beta = np.einsum("skl,sl->sk", inverse, seen.first[:, others, target])
+    contrast = np.zeros(seen.first.shape[:2])  # own concept less β times the others
+    contrast[:, others], contrast[:, target] = -beta, 1.0
+    rss = np.einsum("sk,skl,sl->s", contrast, seen.second, contrast)
+    freedom = 1 + split.gains.sum(1) + np.einsum("skl,slk->s", inverse, seen.second[among])
+    left = 1 - freedom / len(seen.training)
+    score = np.full(len(rss), np.inf)
+    np.divide(rss, left**2, out=score, where=left > 1e-12)
     setting = int(np.argmin(score))
     return setting, beta[setting]
 

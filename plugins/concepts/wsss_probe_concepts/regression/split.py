@@ -44,9 +44,10 @@ class Split:
     held_out: Floats
     gains: Floats
 
-    def spent(self, model: Model) -> int:
-        """Coefficients that are surely estimated, beside the intercept: the rank for OLS, none else."""
-        return self.scores.shape[1] if model == "ols" else 0
+    @property
+    def fewest(self) -> int:
+        """Coefficients of the most sparing setting, rounded down: the rank for OLS."""
+        return int(self.gains.sum(1).min())
 
     def errors(self, concepts: Floats) -> tuple[Floats, Floats]:
         """Fit concepts to the training part and judge them on the test part.
