@@ -14,8 +14,8 @@ from wsss_probe.errors import UsageError
 from wsss_probe_concepts.regression import make_folds
 from wsss_probe_concepts.relevance.layer import (
     Evidence,
+    Nulls,
     Regressed,
-    Tested,
     layer_table,
     network_scores,
     reasons,
@@ -145,7 +145,7 @@ def conclude_layer(probe: LayerRelevance, run: Run) -> Conclusion:
     own = seen.evidence(run, probe.layer)
     assert own is not None  # noqa: S101  # its rows were read
     regressed = _regressed(table, run, seen, probe.model)
-    found = layer_table(own, regressed, _tested(probe, table, run, seen))
+    found = layer_table(own, regressed, _nulls(probe, table, run, seen))
     found = found.assign_coords({"class": seen.classes, "concept": words(table["concept"].values)})
     for name in ("r2_held", "r2_low", "r2_high"):
         found[name] = ("concept", table[name].sel(model=probe.model).values)
@@ -193,7 +193,7 @@ def _taken(sums: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.asarray(padded[list(order)], dtype=np.float64)
 
 
-def _tested(probe: LayerRelevance, table: xr.Dataset, run: Run, seen: Seen) -> Tested:
+def _nulls(probe: LayerRelevance, table: xr.Dataset, run: Run, seen: Seen) -> Nulls:
     """Make nulls on the splits that the held-out R² was measured on."""
     folds = make_folds(
         len(seen.usable),
@@ -203,7 +203,7 @@ def _tested(probe: LayerRelevance, table: xr.Dataset, run: Run, seen: Seen) -> T
         run.survey.seed,
     )
     scored = min(probe.scored, probe.permutations)
-    return Tested(probe.model, folds, probe.permutations, scored, RESAMPLES, run.survey.seed)
+    return Nulls(probe.model, folds, probe.permutations, scored, RESAMPLES, run.survey.seed)
 
 
 def _others(

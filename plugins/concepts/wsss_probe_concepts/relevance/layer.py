@@ -19,7 +19,7 @@ from wsss_probe_concepts.relevance.sensitivity import bidirectional_relevance, s
 if TYPE_CHECKING:
     from wsss_probe_concepts.regression import Folds, Model
 
-__all__ = ["CONSTANT", "Evidence", "Regressed", "Tested", "layer_table", "network_scores", "reasons"]
+__all__ = ["CONSTANT", "Evidence", "Nulls", "Regressed", "layer_table", "network_scores", "reasons"]
 
 Floats = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ class Regressed:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Nulls:
     """How nulls are made.
 
     Parameters
@@ -109,14 +109,14 @@ class Tested:
     seed: int
 
 
-def layer_table(seen: Evidence, regressed: Regressed, tested: Tested) -> xr.Dataset:
+def layer_table(seen: Evidence, regressed: Regressed, nulls: Nulls) -> xr.Dataset:
     """Score all concepts for all classes of the audited network.
 
     Parameters
     ----------
     seen : Evidence
     regressed : Regressed
-    tested : Tested
+    nulls : Nulls
 
     Returns
     -------
@@ -136,9 +136,9 @@ def layer_table(seen: Evidence, regressed: Regressed, tested: Tested) -> xr.Data
         "spread": found.spread,
     }
     values["alignment"] = _alignment(seen, regressed.direction)
-    values |= _bounded(seen, regressed, tested)
-    values |= _against_permuted(seen, regressed, tested, values)
-    values |= _against_random(seen, regressed, tested, values)
+    values |= _bounded(seen, regressed, nulls)
+    values |= _against_permuted(seen, regressed, nulls, values)
+    values |= _against_random(seen, regressed, nulls, values)
     # both nulls must be left behind: each alone has layers at which it is too narrow
     values["p"] = np.maximum(values["p_permuted"], values["p_random"])
     table = xr.Dataset({name: (("class", "concept"), value) for name, value in values.items()})
@@ -228,11 +228,11 @@ def _group_numbers(seen: Evidence) -> NDArray[np.intp]:
     return np.array([len(np.unique(names[column])) for column in own.T], dtype=np.intp)
 
 
-def _bounded(seen: Evidence, regressed: Regressed, tested: Tested) -> dict[str, Floats]:
+def _bounded(seen: Evidence, regressed: Regressed, nulls: Nulls) -> dict[str, Floats]:
     """Intervals of both scores over groups."""
     along = sensitivities(seen.gradient, regressed.direction)
     member = seen.member & np.isfinite(seen.gradient).all(axis=2)
-    how = {"resamples": tested.resamples, "seed": tested.seed}
+    how = {"resamples": nulls.resamples, "seed": nulls.seed}
     share = share_bounds(along, member, seen.groups, **how)
     relevance = relevance_bounds(along, member, regressed.errors, seen.groups, size=seen.size, **how)
     return {
@@ -244,25 +244,25 @@ def _bounded(seen: Evidence, regressed: Regressed, tested: Tested) -> dict[str, 
 
 
 def _against_permuted(
-    seen: Evidence, regressed: Regressed, tested: Tested, values: Mapping[str, Floats]
+    seen: Evidence, regressed: Regressed, nulls: Nulls, values: Mapping[str, Floats]
 ) -> dict[str, Floats]:
     """Compare with concepts that were exchanged between groups and fitted in the same way."""
     classes, concepts = values["tcav"].shape
-    average = np.full((tested.permutations, classes, concepts), np.nan)
-    null = {name: np.full((tested.scored, classes, concepts), np.nan) for name in ("tcav", "ratio")}
+    average = np.full((nulls.permutations, classes, concepts), np.nan)
+    null = {name: np.full((nulls.scored, classes, concepts), np.nan) for name in ("tcav", "ratio")}
     means = _mean_gradients(seen)
-    how = {"number": tested.permutations, "seed": tested.seed}
-    for block in permuted_directions(seen.features, regressed.concepts, seen.groups, tested.model, **how):
+    how = {"number": nulls.permutations, "seed": nulls.seed}
+    for block in permuted_directions(seen.features, regressed.concepts, seen.groups, nulls.model, **how):
         numbers = block.first + np.arange(len(block.directions))
         average[np.ix_(numbers, np.arange(classes), block.concepts)] = (block.directions @ means.T).transpose(
             0, 2, 1
         )
-        few = numbers < tested.scored
+        few = numbers < nulls.scored
         _score_block(
             seen, block.directions[few], null, np.ix_(numbers[few], np.arange(classes), block.concepts)
         )
     r2 = null_r2(
-        seen.features, regressed.concepts, tested.folds, tested.model, tested.scored, tested.seed, seen.groups
+        seen.features, regressed.concepts, nulls.folds, nulls.model, nulls.scored, nulls.seed, seen.groups
     )
     null["br"] = bidirectional_relevance(r2[:, None], null["ratio"])
     found = {"p_permuted": two_sided_p(values["sensitivity"], average, symmetric=True)}
@@ -283,11 +283,11 @@ def _score_block(seen: Evidence, directions: Floats, null: Mapping[str, Floats],
 
 
 def _against_random(
-    seen: Evidence, regressed: Regressed, tested: Tested, values: Mapping[str, Floats]
+    seen: Evidence, regressed: Regressed, nulls: Nulls, values: Mapping[str, Floats]
 ) -> dict[str, Floats]:
     """Compare with unit vectors drawn without regard to any concept; all concepts share the draws."""
-    drawn = random_directions(seen.features.shape[1], tested.permutations, tested.seed)
-    found = score(seen.gradient, drawn[: tested.scored], seen.member)
+    drawn = random_directions(seen.features.shape[1], nulls.permutations, nulls.seed)
+    found = score(seen.gradient, drawn[: nulls.scored], seen.member)
     average = (drawn @ _mean_gradients(seen).T)[..., None]
     tcav, ratio = (scores.T[..., None] for scores in (found.tcav, found.ratio))
     return {

@@ -29,7 +29,7 @@ DEFINITION = (
     "S = g · v, the gradient of the class logit (mean over positions) along the unit regression concept "
     "vector. TCAV score: share of the class's images with S > 0. Br = max(held-out R², 0) · mean(S) / "
     "std(S), population deviation (Graziani, Andrearczyk, Müller 2018, arXiv:1904.04520). Bars: 95 % over "
-    "groups, directions held fixed. Grey lines: 95 % of permuted concepts, fitted and scored in the same way; that "
+    "groups, directions held fixed. Grey lines: 95 % of permuted concepts, fitted and scored alike; that "
     "is chance, not 0.5. q: Benjamini-Hochberg over concepts, classes and layers."
 )
 
