@@ -110,7 +110,7 @@ class TestStrongest:
         assert named <= 11
 
     def test_dependent_images_are_not_counted_as_many(self):
-        """Twelve groups of ten equal images are twelve observations: noise shared within them is not named."""
+        """Twelve groups of ten equal images are twelve observations: their noise is not named."""
         named = 0
         for seed in range(50):
             random = np.random.default_rng(seed)

@@ -382,14 +382,14 @@ class TestFigures:
             np.testing.assert_allclose(trace["y"], living)
 
     def test_the_heatmap_marks_what_is_not_significant_and_what_is_not_estimable(self, planted, conclude):
-        """Rings on cells without significance, crosses with the reason on those without a number."""
+        """Dots on cells without significance, crosses with the reason on those without a number."""
         scene = planted()
         odd = scene.scene.with_concepts({**scene.concepts, "a/constant": np.ones(120)})
         _, conclusion = conclude(scene.run(scene=odd), Rcv(permutations=199, bootstraps=0))
         figure = heatmap(conclusion.summary).figure
-        cells, rings, crosses = figure["data"]
+        cells, dots, crosses = figure["data"]
         rows = figure["layout"]["yaxis"]["ticktext"]
-        marked = {(rows[y], x) for x, y in zip(rings["x"], rings["y"], strict=True)}
+        marked = {(rows[y], x) for x, y in zip(dots["x"], dots["y"], strict=True)}
 
         assert ("planted/size", 1) not in marked
         assert {("planted/size", 0), ("noise/one", 0), ("noise/one", 1)} <= marked

@@ -291,6 +291,13 @@ def _predicted(primary: Regression, shared: _Shared) -> np.ndarray:
 
 def _reasons(one: Regression, concepts: xr.Dataset) -> np.ndarray:
     """Why concepts are not estimable, with why they are undefined where that is known."""
-    told = zip(one.reason, concepts["reason"].values, strict=True)
-    reasons = [f"{reason} ({cause})" if reason and cause else str(reason) for reason, cause in told]
+    told = zip(one.reason, concepts["reason"].values, one.n, strict=True)
+    reasons = [_reason(str(reason), str(cause), int(n)) for reason, cause, n in told]
     return np.array(reasons, dtype=object)
+
+
+def _reason(reason: str, cause: str, n: int) -> str:
+    """Why a concept is not estimable: where no image has it, what it is that they lack."""
+    if not reason or not cause:
+        return reason
+    return f"{reason} ({cause})" if n else cause

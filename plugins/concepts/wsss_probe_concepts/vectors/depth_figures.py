@@ -31,7 +31,7 @@ _LOWEST: Final = -0.5
 _LONGEST: Final = 18
 _MOST_ROWS: Final = 45
 # Light with a dark edge: seen on dark and on light cells
-_RING: Final = {"symbol": "circle", "color": "#f4f2ee", "line": {"width": 1.4, "color": "#4a5059"}}
+_DOT: Final = {"symbol": "circle", "color": "#f4f2ee", "line": {"width": 1.4, "color": "#4a5059"}}
 _CROSS: Final = {"symbol": "x-thin", "color": CONTROL_COLOR, "line": {"width": 1.6, "color": CONTROL_COLOR}}
 _BAND: Final = "rgba(135, 141, 150, 0.28)"
 
@@ -70,7 +70,7 @@ def depth_curves(table: xr.Dataset, cells: Sequence[Cell], numbers: pd.DataFrame
         f"in the order of execution, {table.attrs['images']} images in {table.attrs['groups']} groups; "
         f"bars: 95 % over groups{note}. Grey band: from lowest to highest of the living controls, networks "
         "that learned nothing. Dashed: in-sample R² of ordinary least squares, which supports nothing; "
-        f"dotted: what it reaches on pure noise. Values below {_LOWEST:g} are cut off; no point: not "
+        f"dotted: what it reaches on pure noise. Values below −{-_LOWEST:g} are cut off; no point: not "
         "estimable."
     )
     return Figure({"data": traces, "layout": layout}, caption, _DEFINITION, numbers)
@@ -187,7 +187,7 @@ def heatmap(table: xr.Dataset) -> Figure:
         _cells(shown, q, (layers, rows)),
         *_marks(
             np.isfinite(shown) & ~found,
-            _RING,
+            _DOT,
             "not significant, or interval reaches 0",
             (layers, rows),
         ),
@@ -197,7 +197,7 @@ def heatmap(table: xr.Dataset) -> Figure:
     caption = (
         f"Held-out R² (ridge) of {few} concepts at {len(layers)} layers of the audited network, "
         f"{table.attrs['images']} images in {table.attrs['groups']} groups; 0 and below have one colour. "
-        f"Ring: q of {table.attrs['permutations']} permutations (Benjamini and Hochberg over all cells) is "
+        f"Dot: q of {table.attrs['permutations']} permutations (Benjamini and Hochberg over all cells) is "
         "0.05 or more, or the interval reaches 0. Cross: not estimable. Control: networks that learned "
         "nothing, in the table."
     )

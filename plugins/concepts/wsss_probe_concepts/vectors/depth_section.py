@@ -48,8 +48,8 @@ def sections(summary: xr.Dataset, run: Run) -> Iterable[Section]:
         blocks.append(heatmap(summary))
         blocks += images_along(summary, run, cells[:_ALONG])
         blocks += _stability(summary, cells)
-        blocks += fits_table(summary, run, cells)
     blocks.append(concept_table(summary))
+    blocks += fits_table(summary, run, cells)
     yield Section("concepts", "Concepts in the features, over depth", tuple(blocks))
 
 
