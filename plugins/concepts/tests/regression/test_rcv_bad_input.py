@@ -81,13 +81,15 @@ def test_dead_channels_do_not_make_ols_impossible() -> None:
     assert fitted.noise_r2 == 5 / 49
 
 
-def test_dead_layers_have_a_reason() -> None:
-    """Every channel constant: nothing to fit, by any model."""
-    concepts = np.random.default_rng(0).normal(size=(50, 2))
-    for model, fitted in regress(np.ones((50, 6)), concepts, make_folds(50)).items():
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e7 / 3])
+def test_dead_layers_have_a_reason(value: float) -> None:
+    """Every channel constant, also where the mean of copies is not the copy: nothing to fit, by any model."""
+    concepts = np.random.default_rng(0).normal(size=(53, 2))
+    dead = np.full((53, 6), value)
+    for model, fitted in regress(dead, concepts, make_folds(53)).items():
         assert all(undefined(fitted, concept) for concept in range(2))
         assert "every channel is constant" in fitted.reason[0]
-        assert np.isnan(null_r2(np.ones((50, 6)), concepts, make_folds(50), model, 2)).all()
+        assert np.isnan(null_r2(dead, concepts, make_folds(53), model, 2)).all()
 
 
 def test_channel_that_is_constant_in_a_training_part_divides_by_nothing() -> None:

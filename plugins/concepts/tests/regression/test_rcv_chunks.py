@@ -79,3 +79,20 @@ def test_chunks_of_another_length_are_refused() -> None:
         regress(np.zeros((20, 2)), np.zeros(20), folds)
     with pytest.raises(UsageError, match="numbers"):
         regress(np.zeros((20, 2)), [["dark"]] * 20, folds)
+
+
+def test_ill_conditioned_features_keep_their_digits() -> None:
+    """Channels that nearly copy each other (condition 1e6): normal equations lose what the roots keep."""
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(3000, 6))
+    features[:, 1:] = features[:, :1] + 1e-6 * features[:, 1:]
+    truth = generator.normal(size=6)
+    concept = features @ truth
+    fitted = regress_chunks(
+        lambda: np.array_split(features, 30), concept[:, None], make_folds(3000, repeats=1), ("ols",)
+    )["ols"]
+    found = fitted.direction[0] * fitted.length[0]
+    centred = features - features.mean(0)
+    normal = np.linalg.solve(centred.T @ centred, centred.T @ (concept - concept.mean()))
+    assert np.abs(found - truth).max() < 1e-7
+    assert np.abs(found - truth).max() < 0.01 * np.abs(normal - truth).max()
