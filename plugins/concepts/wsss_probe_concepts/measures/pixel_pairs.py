@@ -72,30 +72,34 @@ def count_pairs(
     Examples
     --------
     >>> pairs = count_pairs(np.array([[0, 1, 1]], dtype=np.uint8), (0, 1))[0]
-    >>> list(zip(pairs.first.tolist(), pairs.second.tolist(), pairs.count.tolist()))
+    >>> sorted(zip(pairs.first.tolist(), pairs.second.tolist(), pairs.count.tolist()))
     [(0, 1, 1), (1, 0, 1), (1, 1, 2)]
     """
     here, there = _shifted(grey.shape[:2], offset)
-    codes = (grey[here].astype(np.intp) << _BITS | grey[there]).ravel()
+    first, second = grey[here], grey[there]
+    if symmetric:  # both orders of a pair are one code until the end
+        first, second = np.minimum(first, second), np.maximum(first, second)
+    codes = (first.astype(np.uint16) << _BITS | second).ravel()
     if numbers is None:
-        square = np.bincount(codes, minlength=1 << 2 * _BITS).reshape(1 << _BITS, 1 << _BITS)
-        table = (square + square.T if symmetric else square).ravel()
-        full = np.flatnonzero(table)
-        return [_cells(full, table[full], int(grey.max(initial=0)) + 1)]
+        table = np.bincount(codes, minlength=1)
+        cells = np.flatnonzero(table)
+        return [_taken_apart(cells, table[cells], symmetric, int(grey.max(initial=0)) + 1)]
     region, other = numbers[here].ravel(), numbers[there].ravel()
     inside = (region > 0) & (region == other)
-    codes, region = codes[inside], region[inside]
-    if symmetric:
-        mirrored = (codes & _LOW) << _BITS | codes >> _BITS
-        codes, region = np.concatenate([codes, mirrored]), np.concatenate([region, region])
-    cells, count = np.unique(region << 2 * _BITS | codes, return_counts=True)
+    cells, count = np.unique(region[inside] << 2 * _BITS | codes[inside], return_counts=True)
     borders = np.searchsorted(cells, np.arange(1, int(numbers.max(initial=0)) + 2) << 2 * _BITS)
-    return [_cells(cells[begin:end], count[begin:end]) for begin, end in pairwise(borders)]
+    return [_taken_apart(cells[begin:end], count[begin:end], symmetric) for begin, end in pairwise(borders)]
 
 
-def _cells(codes: np.ndarray, count: np.ndarray, levels: int | None = None) -> PairCounts:
-    """Take codes apart; by default the largest level is that of the cells, whatever lies outside."""
+def _taken_apart(
+    codes: np.ndarray, count: np.ndarray, symmetric: bool, levels: int | None = None
+) -> PairCounts:
+    """Turn codes into cells; by default the largest level is that of the cells, whatever lies outside."""
     first, second = codes >> _BITS & _LOW, codes & _LOW
+    if symmetric:
+        differ = first != second
+        count = np.concatenate([np.where(differ, count, 2 * count), count[differ]])
+        first, second = np.concatenate([first, second[differ]]), np.concatenate([second, first[differ]])
     own = int(max(first.max(initial=0), second.max(initial=0))) + 1
     return PairCounts(first, second, count, own if levels is None else levels)
 
