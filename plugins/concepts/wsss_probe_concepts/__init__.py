@@ -30,6 +30,8 @@ _PROBES: MappingProxyType[str, str] = MappingProxyType(
     {
         "Rcv": "vectors.probe",
         "ConceptDepth": "vectors.depth_probe",
+        "ConceptGradients": "relevance.gradients",
+        "ConceptRelevance": "relevance.probe",
         "Networks": "comparison.networks_probe",
         "NetworkComparison": "comparison.comparison_probe",
         "Cka": "comparison.cka_probe",
