@@ -348,3 +348,14 @@ def test_repeated_pictures_stand_once_in_the_page(section_of: Callable[..., Docu
     page = render(section_of(Gallery((("r", (picture, replace(picture, label="q"))),), "c")))
     assert page.count("data:image/webp") == 1
     assert page.count('data-same="picture-0"') == 1
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_switches_for_maps_only_where_there_are_maps(section_of: Callable[..., Document], maps: bool) -> None:
+    """A gallery of bare pictures has no opacity to change and no maps to pick by name."""
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pictures = tuple(Picture(pixels, f"p{i}", np.eye(4) if maps else None) for i in range(7))
+    page = render(section_of(Gallery((("r", pictures),), "c")))
+    body = page[page.index("<body") :]
+    assert ("data-opacity min" in body) == maps
+    assert ("Show maps named" in body) == maps
