@@ -63,7 +63,7 @@ class TestDefinitions:
     @given(arrays(np.uint8, st.tuples(st.integers(3, 6), st.integers(3, 6), st.just(3))))
     def test_equal_loops(self, pixels):
         """Colourfulness as published (signed) and as the paper's repository has it, and the six others."""
-        found = Colour(absolute=True).measure(View(pixels))
+        found = Colour(channels=True, absolute=True).measure(View(pixels))
 
         assert found == pytest.approx(colour_by_loops(pixels.tolist()), rel=1e-9, abs=1e-6)
 
@@ -109,13 +109,14 @@ class TestDefinitions:
         """Also for the concept that was asked for beside the others."""
         found = Colour(absolute=True).measure(View(scene(0).pixels.astype(np.uint16)))
 
-        assert len(found) == 8
+        assert len(found) == 5
         assert set(found.values()) == {"needs 8-bit pixels, found uint16"}
 
-    def test_refuses_what_is_no_truth_value(self):
-        """The option is true or false."""
+    @pytest.mark.parametrize("options", [{"absolute": "no"}, {"channels": 1}])
+    def test_refuses_what_is_no_truth_value(self, options):
+        """Both options are true or false."""
         with pytest.raises(UsageError, match="colour"):
-            Colour(absolute="no")
+            Colour(**options)
 
 
 def ordered(name, first, second, images=10):

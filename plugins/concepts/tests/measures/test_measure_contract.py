@@ -47,5 +47,5 @@ class TestColour(ConceptMeasureSuite):
     measure = Colour()
 
 
-class TestColourfulnessTwice(ConceptMeasureSuite):
-    measure = Colour(absolute=True)
+class TestAllColours(ConceptMeasureSuite):
+    measure = Colour(channels=True, absolute=True)

@@ -1,4 +1,4 @@
-"""Concept measure: colourfulness, brightness, saturation, the three channels, and sharpness."""
+"""Concept measure: colourfulness, brightness, saturation and sharpness; red, green and blue if asked for."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ _CONCEPTS = (
     ),
     Concept("brightness", "mean luminance 0.2125 R + 0.7154 G + 0.0721 B", "8-bit levels"),
     Concept("saturation", "mean of (largest - smallest) / largest of red, green, blue; 0 for black"),
-    Concept("red", "mean of the red channel", "8-bit levels"),
-    Concept("green", "mean of the green channel", "8-bit levels"),
-    Concept("blue", "mean of the blue channel", "8-bit levels"),
     Concept("sharpness", "variance of the Laplacian of the luminance, inner pixels", "8-bit levels squared"),
+)
+
+
+_CHANNELS = tuple(
+    Concept(name, f"mean of the {name} channel", "8-bit levels") for name in ("red", "green", "blue")
 )
 
 
@@ -44,6 +46,9 @@ class Colour(ConceptMeasure):
 
     Parameters
     ----------
+    channels : bool
+        Whether the means of red, green and blue are measured as well. Brightness is a sum of the
+        three, so none of the four has anything of its own beside the others.
     absolute : bool
         Whether the colourfulness of absolute differences is measured as well, for comparison with
         published numbers.
@@ -54,6 +59,7 @@ class Colour(ConceptMeasure):
         An option that cannot be meant.
     """
 
+    channels: bool = False
     absolute: bool = False
 
     name = "colour"
@@ -76,16 +82,18 @@ class Colour(ConceptMeasure):
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.absolute, bool):
-            raise UsageError(
-                f"option absolute of the concept measure '{self.name}'",
-                found=repr(self.absolute),
-                wanted="true or false",
-            )
+        for option in ("channels", "absolute"):
+            if not isinstance(getattr(self, option), bool):
+                raise UsageError(
+                    f"option {option} of the concept measure '{self.name}'",
+                    found=repr(getattr(self, option)),
+                    wanted="true or false",
+                )
 
     def concepts(self, mask_classes: Sequence[str], objects: bool) -> Sequence[Concept]:  # noqa: ARG002
-        """Name seven concepts, or eight."""
-        return (*_CONCEPTS, _ABSOLUTE) if self.absolute else _CONCEPTS
+        """Name four concepts, and those that are asked for."""
+        asked = (*(_CHANNELS * self.channels), *((_ABSOLUTE,) * self.absolute))
+        return (*_CONCEPTS, *asked)
 
     def measure(self, view: View) -> Mapping[str, float | str]:
         """Measure one image; sharpness has a text for an image without an inner pixel."""
@@ -94,16 +102,14 @@ class Colour(ConceptMeasure):
             return refused([concept.name for concept in self.concepts((), False)], why)
         planes = np.moveaxis(view.pixels, -1, 0).astype(np.float64, order="C")
         luminance = np.tensordot(_LUMINANCE, planes, axes=1)
-        red, green, blue = (float(plane.mean()) for plane in planes)
         found: dict[str, float | str] = {
             "colourfulness": colourfulness(*_opponents(planes)),
             "brightness": float(luminance.mean()),
             "saturation": saturation(planes),
-            "red": red,
-            "green": green,
-            "blue": blue,
             "sharpness": sharpness(luminance),
         }
+        if self.channels:
+            found |= {concept.name: float(own.mean()) for concept, own in zip(_CHANNELS, planes, strict=True)}
         if self.absolute:
             found[_ABSOLUTE.name] = colourfulness(*map(abs, _opponents(planes)))
         return found
