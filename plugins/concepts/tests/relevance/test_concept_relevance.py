@@ -11,9 +11,10 @@ from scipy.stats import false_discovery_control, kstest
 from torch import nn
 from wsss_probe_concepts.regression import make_folds, permuted_concepts, regress
 from wsss_probe_concepts.relevance.bounds import relevance_bounds, share_bounds
+from wsss_probe_concepts.relevance.evidence import Evidence
 from wsss_probe_concepts.relevance.fits import directions_of, permuted_directions
 from wsss_probe_concepts.relevance.gradients import ConceptGradients, gradient_targets
-from wsss_probe_concepts.relevance.layer import Evidence, Nulls, Regressed, layer_table
+from wsss_probe_concepts.relevance.layer import Nulls, Regressed, layer_table
 from wsss_probe_concepts.relevance.probe import ConceptRelevance
 from wsss_probe_concepts.vectors.probe import Rcv
 

@@ -12,8 +12,8 @@ import xarray as xr
 from wsss_probe import Conclusion
 from wsss_probe.errors import UsageError
 from wsss_probe_concepts.regression import make_folds
+from wsss_probe_concepts.relevance.evidence import Evidence
 from wsss_probe_concepts.relevance.layer import (
-    Evidence,
     Nulls,
     Regressed,
     layer_table,

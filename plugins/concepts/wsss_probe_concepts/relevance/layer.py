@@ -18,8 +18,9 @@ from wsss_probe_concepts.relevance.sensitivity import bidirectional_relevance, s
 
 if TYPE_CHECKING:
     from wsss_probe_concepts.regression import Folds, Model
+    from wsss_probe_concepts.relevance.evidence import Evidence
 
-__all__ = ["CONSTANT", "Evidence", "Nulls", "Regressed", "layer_table", "network_scores", "reasons"]
+__all__ = ["CONSTANT", "Nulls", "Regressed", "layer_table", "network_scores", "reasons"]
 
 Floats = NDArray[np.float64]
 
@@ -27,38 +28,6 @@ CONSTANT = (
     "every image has the same sensitivity, as wherever the class is a linear function of these features: "
     "Br divides by its spread and is undefined"
 )
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one network says at one layer.
-
-    Parameters
-    ----------
-    features : ndarray of float64, (image, channel)
-        Means over positions.
-    gradient : ndarray of float64, (image, class, channel)
-        NaN for images that could not be read.
-    member : ndarray of bool, (image, class)
-    groups : ndarray or None, (image,)
-    """
-
-    features: Floats
-    gradient: Floats
-    member: NDArray[np.bool_]
-    groups: NDArray[Any] | None
-
-    @property
-    def size(self) -> Floats:
-        """Root mean square of the gradient over the images of each class, (class,); NaN without one."""
-        squares = (self.gradient**2).sum(axis=2)
-        own = self.member & np.isfinite(squares)
-        number = own.sum(axis=0)
-        total = np.where(own, squares, 0.0).sum(axis=0)
-        return np.asarray(
-            np.sqrt(np.divide(total, number, out=np.full(len(number), np.nan), where=number > 0))
-        )
 
 
 @final
@@ -135,15 +104,15 @@ def layer_table(seen: Evidence, regressed: Regressed, nulls: Nulls) -> xr.Datase
         "sensitivity": found.mean,
         "spread": found.spread,
     }
-    values["alignment"] = _alignment(seen, regressed.direction)
+    values["alignment"] = seen.alignment(regressed.direction)
     values |= _bounded(seen, regressed, nulls)
     values |= _against_permuted(seen, regressed, nulls, values)
     values |= _against_random(seen, regressed, nulls, values)
     # both nulls must be left behind: each alone has layers at which it is too narrow
     values["p"] = np.maximum(values["p_permuted"], values["p_random"])
     table = xr.Dataset({name: (("class", "concept"), value) for name, value in values.items()})
-    table["n"] = ("class", (seen.member & np.isfinite(seen.gradient).all(axis=2)).sum(axis=0))
-    table["groups"] = ("class", _group_numbers(seen))
+    table["n"] = ("class", seen.own.sum(axis=0))
+    table["groups"] = ("class", seen.group_numbers)
     return table
 
 
@@ -202,39 +171,12 @@ def reasons(table: xr.Dataset, by_concept: Iterable[str]) -> NDArray[np.object_]
 # -- parts ------------------------------------------------------------------------------------
 
 
-def _mean_gradients(seen: Evidence) -> Floats:
-    """Mean gradient over the images of each class, (class, channel); NaN without an image."""
-    own = seen.member & np.isfinite(seen.gradient).all(axis=2)
-    sums = np.einsum("ic,ick->ck", own, np.where(own[..., None], seen.gradient, 0.0))
-    number = own.sum(axis=0)[:, None]
-    means = np.full(sums.shape, np.nan)
-    np.divide(sums, number, out=means, where=number > 0)
-    return means
-
-
-def _alignment(seen: Evidence, direction: Floats) -> Floats:
-    """Cosine of each direction with the mean gradient of each class, (class, concept)."""
-    means = _mean_gradients(seen)
-    length = np.linalg.norm(means, axis=1, keepdims=True)
-    cosine = np.full((len(means), len(direction)), np.nan)
-    np.divide(means @ direction.T, length, out=cosine, where=length > 0)
-    return cosine
-
-
-def _group_numbers(seen: Evidence) -> NDArray[np.intp]:
-    """Independent groups with a readable image of each class, (class,)."""
-    own = seen.member & np.isfinite(seen.gradient).all(axis=2)
-    names = np.arange(len(own)) if seen.groups is None else seen.groups
-    return np.array([len(np.unique(names[column])) for column in own.T], dtype=np.intp)
-
-
 def _bounded(seen: Evidence, regressed: Regressed, nulls: Nulls) -> dict[str, Floats]:
     """Intervals of both scores over groups."""
     along = sensitivities(seen.gradient, regressed.direction)
-    member = seen.member & np.isfinite(seen.gradient).all(axis=2)
     how = {"resamples": nulls.resamples, "seed": nulls.seed}
-    share = share_bounds(along, member, seen.groups, **how)
-    relevance = relevance_bounds(along, member, regressed.errors, seen.groups, size=seen.size, **how)
+    share = share_bounds(along, seen.own, seen.groups, **how)
+    relevance = relevance_bounds(along, seen.own, regressed.errors, seen.groups, size=seen.size, **how)
     return {
         "tcav_low": share.low,
         "tcav_high": share.high,
@@ -250,7 +192,7 @@ def _against_permuted(
     classes, concepts = values["tcav"].shape
     average = np.full((nulls.permutations, classes, concepts), np.nan)
     null = {name: np.full((nulls.scored, classes, concepts), np.nan) for name in ("tcav", "ratio")}
-    means = _mean_gradients(seen)
+    means = seen.mean_gradient
     how = {"number": nulls.permutations, "seed": nulls.seed}
     for block in permuted_directions(seen.features, regressed.concepts, seen.groups, nulls.model, **how):
         numbers = block.first + np.arange(len(block.directions))
@@ -288,7 +230,7 @@ def _against_random(
     """Compare with unit vectors drawn without regard to any concept; all concepts share the draws."""
     drawn = random_directions(seen.features.shape[1], nulls.permutations, nulls.seed)
     found = score(seen.gradient, drawn[: nulls.scored], seen.member)
-    average = (drawn @ _mean_gradients(seen).T)[..., None]
+    average = (drawn @ seen.mean_gradient.T)[..., None]
     tcav, ratio = (scores.T[..., None] for scores in (found.tcav, found.ratio))
     return {
         "p_random": two_sided_p(values["sensitivity"], average, symmetric=True),
