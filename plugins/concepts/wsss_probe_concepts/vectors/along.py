@@ -43,7 +43,7 @@ def images_along(table: xr.Dataset, run: Run, cells: Sequence[Cell]) -> list[Gal
     if not rows:
         return []
     caption = (
-        f"Images along the vectors of the {len(rows)} strongest concepts: the {_EACH} lowest, {_EACH} about "
+        f"Images along the vectors of the first {len(rows)} of them: the {_EACH} lowest, {_EACH} about "
         f"the median and the {_EACH} highest by the projection on the vector, from ridge fits that had not "
         f"seen the image, in the concept's unit; beside it the measured value. {table.attrs['images']} "
         "images. One picture proves nothing: the held-out R² beside each name does."

@@ -28,6 +28,7 @@ _DEFINITION: Final = (
     "noise it is p/(n - 1), with p linearly independent channels."
 )
 _LOWEST: Final = -0.5
+_LEGEND_ROW: Final = 4
 _LONGEST: Final = 18
 _MOST_ROWS: Final = 45
 # Light with a dark edge: seen on dark and on light cells
@@ -59,21 +60,25 @@ def depth_curves(table: xr.Dataset, cells: Sequence[Cell], numbers: pd.DataFrame
         for trace in _curves(table.isel(concept=concept))
     ]
     titles = [str(table["concept"].values[concept]) for concept in concepts]
-    layout = grid_layout(titles, _depth_axis(table), _r2_axis(table, concepts)) | {
-        "showlegend": True,
-        "legend": {"orientation": "h", "y": -0.16 if len(concepts) > 3 else -0.32},
-        "margin": {"b": 90},
-    }
+    layout = grid_layout(titles, _depth_axis(table), _r2_axis(table, concepts)) | _legend_above(table)
     note = f"; {table.attrs['note']}" if table.attrs["note"] else ""
     caption = (
-        f"Held-out R² of the {len(concepts)} strongest concepts (of those that go together one) over layers "
-        f"in the order of execution, {table.attrs['images']} images in {table.attrs['groups']} groups; "
-        f"bars: 95 % over groups{note}. Grey band: from lowest to highest of the living controls, networks "
-        "that learned nothing. Dashed: in-sample R² of ordinary least squares, which supports nothing; "
-        f"dotted: what it reaches on pure noise. Values below −{-_LOWEST:g} are cut off; no point: not "
-        "estimable."
+        f"Held-out R² of {len(concepts)} concepts (learned ones first, then the strongest; of those that go "
+        f"together one) over layers in the order of execution, {table.attrs['images']} images in "
+        f"{table.attrs['groups']} groups; bars: 95 % over groups{note}. Grey band: from lowest to highest "
+        "of the living controls, networks that learned nothing. Dashed: in-sample R² of ordinary least "
+        "squares, which supports nothing; dotted: what it reaches on pure noise. Values below "
+        f"−{-_LOWEST:g} are cut off; no point: not estimable."
     )
     return Figure({"data": traces, "layout": layout}, caption, _DEFINITION, numbers)
+
+
+def _legend_above(table: xr.Dataset) -> Trace:
+    """Put the legend over the panels, where slanted names of layers do not run into it."""
+    networks = int((table["kind"].values != "control").sum())
+    rows = -(-(2 + 2 * networks) // _LEGEND_ROW)
+    legend = {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "x": 0}
+    return {"showlegend": True, "legend": legend, "margin": {"t": 40 + 26 * rows, "b": 90}}
 
 
 def _curves(one: xr.Dataset) -> Iterator[Trace]:

@@ -255,7 +255,7 @@ def _unstable(table: xr.Dataset) -> Iterator[Finding]:
     )
     yield Finding(
         "unstable-directions",
-        "warning",
+        "notice",
         statement,
         effect=float(angle[layer, concept]),
         n=_images(table, cell),
@@ -280,7 +280,7 @@ def _collinear(table: xr.Dataset, run: Run) -> Iterator[Finding]:
     )
     yield Finding(
         "collinear-concepts",
-        "warning",
+        "notice",
         statement,
         effect=float(known[which].max()) if np.isfinite(known[which].max()) else None,
         n=int(table.attrs["images"]),

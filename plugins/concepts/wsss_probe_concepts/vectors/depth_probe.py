@@ -36,7 +36,7 @@ class ConceptDepth(Probe):
     Parameters
     ----------
     shown : int
-        Concepts drawn in full: the strongest, of those that go together one.
+        Concepts drawn in full: learned ones first, then the strongest; of those that go together one.
     unstable : float
         Mean angle between fold directions, in radians, above which a direction is called unstable.
     collinear : float

@@ -159,7 +159,7 @@ def best_cell(table: xr.Dataset) -> Cell | None:
 
 
 def strongest(table: xr.Dataset, values: np.ndarray, number: int) -> Sequence[Cell]:
-    """Choose the concepts to be drawn: the strongest, each at its best layer, one of those that go together.
+    """Choose concepts to be drawn, each at its best layer: learned and strong ones that differ.
 
     Parameters
     ----------
@@ -171,12 +171,13 @@ def strongest(table: xr.Dataset, values: np.ndarray, number: int) -> Sequence[Ce
     Returns
     -------
     sequence of Cell
-        Encoded ones first, then by held-out R²; a concept that correlates with one chosen already beyond 0.9
-        is left out.
+        Learned ones first, then encoded ones, then by held-out R²; a concept that correlates with one chosen
+        already beyond 0.9 is left out.
     """
     held, found = audited(table, "r2_held"), encoded(table).any(axis=0)
-    best = _largest(held)
-    order = [c for c in np.lexsort((-np.nan_to_num(best, nan=-np.inf), ~found)) if np.isfinite(best[c])]
+    ours, best = learned(table, living_controls(table)).any(axis=0), _largest(held)
+    ranked = np.lexsort((-np.nan_to_num(best, nan=-np.inf), ~found, ~ours))
+    order = [concept for concept in ranked if np.isfinite(best[concept])]
     related = np.abs(correlations(values))
     chosen: list[int] = []
     for concept in order:
