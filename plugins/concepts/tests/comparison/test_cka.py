@@ -109,6 +109,25 @@ def test_it_is_the_formula(p, q):
     assert biased(x, y) == pytest.approx(slow_biased_cka(x, y), abs=1e-12)
 
 
+def test_it_is_the_cosine_of_u_centred_similarities():
+    """Székely and Rizzo (2014), definition 2: matrices centred without their diagonals; so it is in [-1, 1]."""
+
+    def centred(features):
+        k = np.array(slow_gram(features))
+        np.fill_diagonal(k, 0)
+        n = len(k)
+        rows, total = k.sum(axis=1) / (n - 2), k.sum() / ((n - 1) * (n - 2))
+        for i, j in np.ndindex(n, n):
+            k[i, j] = k[i, j] - rows[i] - rows[j] + total if i != j else 0
+        return k.ravel()
+
+    x, y = normal(9, 4), normal(9, 12, 1)
+    y[:, 0] += x[:, 0]
+    a, b = centred(x), centred(y)
+
+    assert cka(x, y) == pytest.approx(a @ b / np.sqrt((a @ a) * (b @ b)), abs=1e-12)
+
+
 @pytest.mark.parametrize("groups", [list("aabbccdde"), list("abcdeabcd"), list("aaaabcdef")])
 def test_groups_are_the_unit(groups):
     """With groups it is the mean over tuples of distinct groups, of equal size or not."""

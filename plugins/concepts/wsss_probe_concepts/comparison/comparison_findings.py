@@ -122,10 +122,11 @@ def _excluded(pair: xr.Dataset, cells: np.ndarray) -> str:
     ends = np.where(cells, ends, -np.inf)
     layer, concept = np.unravel_index(np.argmax(ends), ends.shape)
     where = f"{pair['concept'].values[concept]} at {pair['layer'].values[layer]}"
-    largest = ends[layer, concept]
+    largest = np.ceil(100 * ends[layer, concept]) / 100  # never less than what is excluded
+    which = f"in the other {int(cells.sum())}" if different(pair).any() else "in these"
     return (
-        f"in the other {int(cells.sum())} none is shown, and differences beyond {largest:.2f} are excluded "
-        f"(within it lies every 95 % interval of these; the farthest is that of {where})"
+        f"{which} none is shown, and differences beyond {largest:.2f} are excluded (within it lies the 95 % "
+        f"interval of each; the farthest is that of {where})"
     )
 
 

@@ -62,9 +62,9 @@ class Networks(Probe):
         Returns
         -------
         Conclusion
-            By (network): ``kind``, ``auc``, ``accuracy``, each with ``_low`` and ``_high`` (95 % over groups),
-            NaN without labels; ``n`` images behind them. By (network, layer): ``alive``. Without variables
-            where there is no further network. No finding: none of this is about what networks share.
+            By (network): ``kind``; ``auc`` and ``accuracy``, each with ``_low`` and ``_high`` (95 % over
+            groups), NaN without labels; ``n`` images behind them. By (network, layer): ``alive``. Without
+            variables where there is no further network. No finding: none of this is what networks share.
         """
         if not run.networks:
             return Conclusion(xr.Dataset())
