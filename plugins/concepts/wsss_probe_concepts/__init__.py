@@ -32,6 +32,7 @@ _PROBES: MappingProxyType[str, str] = MappingProxyType(
         "ConceptDepth": "vectors.depth_probe",
         "ConceptGradients": "relevance.gradients",
         "ConceptRelevance": "relevance.probe",
+        "Tcav": "tcav.probe",
         "Networks": "comparison.networks_probe",
         "NetworkComparison": "comparison.comparison_probe",
         "Cka": "comparison.cka_probe",

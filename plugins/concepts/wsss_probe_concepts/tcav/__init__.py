@@ -1,0 +1,1 @@
+"""Classification concept vectors of concepts that are there or not: vectors, their relevance and nulls."""
