@@ -9,12 +9,13 @@ from wsss_probe_concepts.vectors.along import images_along, spread
 from wsss_probe_concepts.vectors.depth_figures import depth_curves, heatmap, stability_plot
 from wsss_probe_concepts.vectors.depth_numbers import all_numbers, concept_table, fits_table
 from wsss_probe_concepts.vectors.depth_probe import ConceptDepth
-from wsss_probe_concepts.vectors.encoded import Cell, best_cell, correlations, strongest
+from wsss_probe_concepts.vectors.encoded import Cell, best_cell, correlations, encoded, strongest
 from wsss_probe_concepts.vectors.probe import Rcv
 
 from wsss_probe import Figure, Gallery, Section, Table, Text
 from wsss_probe.errors import UsageError
 from wsss_probe.report.plots import encode_figure
+from wsss_probe.report.text import number
 from wsss_probe.schema import check_sections
 from wsss_probe.testing import ProbeSuite, make_scene, run_in_memory
 
@@ -294,6 +295,15 @@ class TestTable:
 
         assert best_cell(table) == Cell(1, 0)
 
+    @pytest.mark.parametrize(("variable", "value"), [("r2_low", -0.01), ("q_value", 0.05)])
+    def test_encoded_needs_an_interval_above_0_and_a_q_below_5_percent(self, variable, value, shown):
+        """Either alone, at its limit, is not enough."""
+        table = shown.table.copy(deep=True)
+        table["q_value"][:], table["r2_low"][:] = 0.01, 0.5
+        assert encoded(table).all()
+        table[variable][:] = value
+        assert not encoded(table).any()
+
     def test_correlations_are_pearsons(self):
         """Over the images that both have; a constant has none."""
         random = np.random.default_rng(0)
@@ -418,7 +428,7 @@ class TestFigures:
             > values[order[:3]].max()
         )
         assert abs(np.median(values) - values[order[3:6]].mean()) < 0.3
-        assert all(f"measured {values[at]:.4g}" in p.note for at, p in zip(order, pictures, strict=True))
+        assert all(f"measured {number(values[at])}" in p.note for at, p in zip(order, pictures, strict=True))
 
     @pytest.mark.parametrize("count", [0, 1, 2, 4, 8, 9, 30])
     def test_no_image_is_shown_twice(self, count):
@@ -499,9 +509,9 @@ class TestFigures:
         scene = planted()
         run, conclusion = conclude(scene.run())
         stored = {}
-        for number, (name, table) in enumerate(run.summaries.items()):
-            table.drop_attrs().to_zarr(tmp_path / str(number), consolidated=False)
-            stored[name] = xr.open_zarr(tmp_path / str(number), consolidated=False).assign_attrs(table.attrs)
+        for place, (name, table) in enumerate(run.summaries.items()):
+            table.drop_attrs().to_zarr(tmp_path / str(place), consolidated=False)
+            stored[name] = xr.open_zarr(tmp_path / str(place), consolidated=False).assign_attrs(table.attrs)
         again = replace(run, summaries=stored).concluded(ConceptDepth())
 
         assert [f.statement for f in again.findings] == [f.statement for f in conclusion.findings]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wsss_probe import Gallery, Picture
+from wsss_probe.report.text import number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,7 +61,7 @@ def _row(table: xr.Dataset, run: Run, cell: Cell) -> tuple[str, tuple[Picture, .
     shown = spread(np.where(np.isfinite(values), predicted, np.nan))
     if not shown:
         return None
-    unit = _unit(str(table["unit"].values[cell.concept]))
+    unit = str(table["unit"].values[cell.concept])
     held = float(
         table["r2_held"].sel(network="audited", model="ridge").isel(layer=cell.layer, concept=cell.concept)
     )
@@ -68,19 +69,12 @@ def _row(table: xr.Dataset, run: Run, cell: Cell) -> tuple[str, tuple[Picture, .
         Picture(
             run.picture(at),
             str(run.images["name"].iloc[at]),
-            note=f"{_number(predicted[at])}{unit}, measured {_number(values[at])}{unit}",
+            note=f"{number(predicted[at])}, measured {number(values[at])}",
         )
         for at in shown
     )
-    return f"{concept} at {layer}, held-out R² {held:.2f}", pictures
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.3g}"
-
-
-def _unit(unit: str) -> str:
-    return f" {unit}" if unit else ""
+    title = f"{concept}, in {unit}, at {layer}" if unit else f"{concept} at {layer}"
+    return f"{title}; held-out R² {held:.2f}", pictures
 
 
 def spread(projection: np.ndarray) -> list[int]:

@@ -30,7 +30,7 @@ class Rcv(Probe):
 
     A concept c_j (one number per image) is regressed with intercept on the features phi_j of a layer (their
     mean over positions); the *vector* is the unit direction of the fit to all images (Graziani, Andrearczyk
-    and Müller 2018, arXiv:1904.04520; Graziani et al. 2019, IMVIP). How much of the concept the layer holds
+    and Müller 2018, doi:10.1007/978-3-030-02628-8_14). How much of the concept the layer holds
     is 1 - SSE/SSB on images that were left out, whole groups together, over ``folds`` x ``repeats`` splits:
     SSB is the error of the training mean, so the number is below 0 where features only add noise. All
     networks (audited, controls, those of ``[models]``) see the same splits, and all concepts share one
