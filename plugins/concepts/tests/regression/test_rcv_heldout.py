@@ -240,3 +240,14 @@ def test_undefined_images_are_in_no_sum() -> None:
     assert found.n.tolist() == [120, 90, 120]
     assert found.groups.tolist() == [30, 23, 30]
     assert found.r2.estimate[1] > 0.5
+
+
+def test_two_groups_have_an_interval_and_one_has_none() -> None:
+    """Of two groups each may be drawn twice; one is the same however often it is drawn."""
+    features, concepts, _ = made()
+    fitted = regress(features, concepts, make_folds(120))["ridge"]
+    two, one = (held_out_r2(fitted, np.arange(120) % count).r2 for count in (2, 1))
+    assert np.all(two.low < two.high)
+    assert np.isnan(one.low).all()
+    assert np.isnan(one.high).all()
+    assert one.estimate == pytest.approx(two.estimate)
