@@ -66,11 +66,14 @@ class TestVerdict:
         scene = planted()
         _, conclusion = conclude(scene.run(), self.rcv)
         best, learned = finding(conclusion, "best-concept"), finding(conclusion, "learned-concepts")
+        cell = conclusion.summary.sel(
+            layer=scene.late, network="audited", model="ridge", concept="planted/size"
+        )
 
         assert best.verdict == learned.verdict == "ok"
         assert "'planted/size' is encoded best, at alpha" in best.statement
-        assert best.effect > 0.9
-        assert best.interval[0] > 0.8
+        assert best.effect == float(cell["r2_held"]) > 0.9
+        assert best.interval == (float(cell["r2_low"]), float(cell["r2_high"]))
         assert (best.n, best.groups, best.control) == (120, 40, "shuffled-0")
         assert "1 of 3 concepts are encoded" in learned.statement
         assert learned.effect == 1
@@ -110,6 +113,15 @@ class TestVerdict:
         assert best.verdict == "ok"
         assert best.control == "shuffled-0"
         assert "1 degenerate and left out" in best.statement
+
+    def test_a_dead_layer_of_a_control_counts_for_nothing(self, planted, conclude, layers_with):
+        """A control that would be as good at a layer which is dead there is judged by its other layers."""
+        scene = planted()
+        control = scene.control(late=layers_with["signs"][1], dead=(scene.late,))
+        _, conclusion = conclude(scene.run([control]), self.rcv)
+
+        assert finding(conclusion, "best-concept").verdict == "ok"
+        assert finding(conclusion, "best-concept").control == "shuffled-0"
 
     def test_a_control_is_taken_at_its_best_layer(self, planted, conclude, layers_with):
         """A control that encodes the concept at another layer than the audited network stands against it."""
@@ -460,7 +472,7 @@ class TestFigures:
         assert set(tested["model"]) == {"ridge"}
         row = frame.query("network == 'pretrained' and layer == 'alpha' and model == 'pca'").iloc[0]
         cell = table.sel(network="pretrained", layer="alpha", model="pca", concept=row["concept"])
-        assert row["held-out R²"] == float(cell["r2_held"])
+        assert row["held-out R²"] == pytest.approx(float(cell["r2_held"]), abs=1e-6)
 
     def test_the_table_shows_held_out_beside_in_sample_and_controls(self, shown):
         """Its rows are the audited network's, strongest first, with the living controls' range."""

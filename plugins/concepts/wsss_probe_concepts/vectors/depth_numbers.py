@@ -62,7 +62,7 @@ def all_numbers(table: xr.Dataset) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        In the order of execution; q and p/(n - 1) stand beside the audited network's ridge only.
+        In the order of execution, to six decimals; q stands beside the audited network's ridge only.
     """
     dims = ("network", "layer", "concept", "model")
     size = [table.sizes[dim] for dim in dims]
@@ -78,7 +78,8 @@ def all_numbers(table: xr.Dataset) -> pd.DataFrame:
     tested = (names["network"] == "audited") & (names["model"] == PRIMARY)
     q = np.broadcast_to(table["q_value"].transpose("layer", "concept").values[None, :, :, None], size).ravel()
     alive = table["alive"].transpose("network", "layer").values[grid[0].ravel(), grid[1].ravel()]
-    return pd.DataFrame(names | numbers | shared | {"q": np.where(tested, q, np.nan), "alive": alive})
+    frame = pd.DataFrame(names | numbers | shared | {"q": np.where(tested, q, np.nan), "alive": alive})
+    return frame.round(6)  # a download holds twice as many rows
 
 
 def concept_table(table: xr.Dataset) -> Table:
