@@ -110,7 +110,7 @@ def test_it_is_the_formula(p, q):
 
 
 def test_it_is_the_cosine_of_u_centred_similarities():
-    """Székely and Rizzo (2014), definition 2: matrices centred without their diagonals; so it is in [-1, 1]."""
+    """Székely and Rizzo (2014), definition 2: centred without the diagonal; so it is in [-1, 1]."""
 
     def centred(features):
         k = np.array(slow_gram(features))

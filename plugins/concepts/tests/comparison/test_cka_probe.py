@@ -155,6 +155,23 @@ def test_the_floor_is_the_highest_living_control():
     assert again["floor_control"].sel(layer="0", network="audited", other="other").item() == lowest
 
 
+def test_a_network_made_as_a_control_is_no_floor_of_its_own():
+    """A further network that is one of the controls is alike with it by definition: left out."""
+    net = network()
+    _, table, findings = concluded({"random": shuffled(net, 0), "same": net}, controls=2)
+    cka = table["cka"].sel(layer="0")
+    pair = table.sel(layer="0", network="audited", other="random")
+
+    assert float(cka.sel(network="random", other="shuffled-0")) == pytest.approx(1)
+    reached = [
+        float(cka.sel(network=one, other=two))
+        for one, two in (("audited", "shuffled-0"), ("audited", "shuffled-1"), ("random", "shuffled-1"))
+    ]
+    assert float(pair["floor"]) == pytest.approx(max(reached))
+    assert findings["alike@audited@random"].verdict == "notice"
+    assert findings["alike@audited@same"].verdict == "ok"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -200,4 +217,4 @@ def test_a_network_that_fails_at_a_layer_costs_the_others_nothing():
 
     assert math.isnan(float(table["cka"].sel(layer="4", network="audited", other="broken")))
     assert math.isfinite(float(table["cka"].sel(layer="4", network="audited", other="other")))
-    assert "not defined at 5" in findings["alike@audited@broken"].statement
+    assert "at the last, 5, linear CKA is not defined" in findings["alike@audited@broken"].statement

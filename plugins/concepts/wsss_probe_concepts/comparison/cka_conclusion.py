@@ -77,6 +77,9 @@ def conclude(run: Run) -> Conclusion:
     return Conclusion(table, findings(table, run))
 
 
+_ITSELF = 1e-9
+"""Two networks whose CKA is as near to 1 are one and the same."""
+
 _MEASURED = ("cka", "low", "high", "biased")
 
 
@@ -110,9 +113,13 @@ def _aligned(
 
 
 def _floors(cka: Floats, alive: NDArray[np.bool_], kinds: Sequence[str]) -> tuple[Floats, NDArray[np.intp]]:
-    """Largest CKA of either of a pair with a living control, and which control; NaN and -1 for none."""
+    """Largest CKA of either of a pair with a living control, and which control; NaN and -1 for none.
+
+    A further network may be made as a control is, and is then one of them: with itself it has 1.
+    """
     controls = np.array([kind == "control" for kind in kinds])
-    reached = np.where((controls & alive)[:, None, :], cka, np.nan)  # (layer, network, control)
+    counts = (controls & alive)[:, None, :] & ~(cka > 1 - _ITSELF)  # (layer, network, control)
+    reached = np.where(counts, cka, np.nan)
     either = np.fmax(reached[:, :, None, :], reached[:, None, :, :])
     either[:, controls] = either[:, :, controls] = np.nan
     known = np.isfinite(either)

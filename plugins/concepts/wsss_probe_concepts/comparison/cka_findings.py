@@ -64,8 +64,8 @@ def _finding(table: xr.Dataset, name: str, other: str, run: Run) -> Finding:
     )
     parts = [
         f"{name} and {other} represent images alike, beyond {_controls(table)} and chance, {where}",
-        f"linear CKA (debiased, pooled features) is {_at(pair, 0)} at the first layer",
-        *([f"and {_at(pair, -1)} at the last", _fall(pair)] if len(above) > 1 else []),
+        f"at the first layer, {_at(pair, 0)}",
+        *([f"at the last, {_at(pair, -1)}", _fall(pair)] if len(above) > 1 else []),
         *doubts,
     ]
     low, high = float(pair["low"][0]), float(pair["high"][0])
@@ -104,12 +104,14 @@ def _controls(table: xr.Dataset) -> str:
 def _at(pair: xr.Dataset, place: int) -> str:
     """Word the CKA at one layer and what it stands against."""
     one = pair.isel(layer=place)
-    value, low, high = (float(one[key]) for key in ("cka", "low", "high"))
+    layer, value, low, high = one["layer"].item(), *(float(one[key]) for key in ("cka", "low", "high"))
     if not np.isfinite(value):
-        return f"not defined at {one['layer'].item()}"
+        return f"{layer}, linear CKA is not defined"
     floor = str(one["floor_control"].item())
     against = f"{float(one['floor']):.2f} with {floor}" if floor else "no living control"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] at {one['layer'].item()} against {against}"
+    return (
+        f"{layer}, linear CKA (debiased, pooled features) is {value:.2f} [{low:.2f}, {high:.2f}], {against}"
+    )
 
 
 def _fall(pair: xr.Dataset) -> str:

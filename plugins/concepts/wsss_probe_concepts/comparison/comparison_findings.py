@@ -19,7 +19,7 @@ __all__ = ["ALPHA", "different", "findings", "strongest"]
 ALPHA: Final = 0.05
 """False discovery rate over concepts, layers and pairs."""
 
-_TOLD: Final = 5
+_TOLD: Final = 3
 """Concepts a pair that have a finding of their own; the table has all."""
 
 

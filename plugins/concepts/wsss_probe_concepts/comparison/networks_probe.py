@@ -92,7 +92,7 @@ class Networks(Probe):
     def sections(self, summary: xr.Dataset, run: Run) -> Iterable[Section]:
         """Show one row a network; nothing where there is no further one."""
         if "kind" in summary:
-            yield Section("concepts", "The networks that are compared", (_table(summary, len(run.images)),))
+            yield Section("concepts", "The networks that are compared", (_table(summary, run),))
 
 
 def _words(names: Iterable[str]) -> np.ndarray:
@@ -116,7 +116,7 @@ def _number(one: Performance, name: str) -> tuple[float, float, float]:
     return (np.nan, np.nan, np.nan) if interval is None else bounds(interval)
 
 
-def _table(summary: xr.Dataset, images: int) -> Table:
+def _table(summary: xr.Dataset, run: Run) -> Table:
     rows = []
     for at in range(summary.sizes["network"]):
         one = summary.isel(network=at)
@@ -132,7 +132,8 @@ def _table(summary: xr.Dataset, images: int) -> Table:
             }
         )
     caption = (
-        f"One row a network, on the same {images} images, with 95 % intervals over groups; labelled images: "
+        f"One row a network, on the same {len(run.images)} images, with 95 % intervals over "
+        f"{'groups' if run.groups is not None else 'images treated as independent'}; labelled images: "
         f"{summary.attrs['held_out']}."
     )
     return Table(pd.DataFrame(rows), caption, meanings=MEANINGS)
