@@ -84,6 +84,17 @@ def test_rows_are_those_of_the_condition(finished, tmp_path):
     assert read_manifest(folder / "sure.csv").frame.equals(chosen.frame)
 
 
+def test_a_probability_at_the_bound(finished):
+    """Strict signs leave out an image that lies exactly on the bound, the others take it."""
+    run = finished[1]
+    logits = open_run(run)["predictions/logits"].values
+    likely = probabilities(logits, json.loads((run / "run.json").read_text())["multilabel"])[:, 2]
+    bound = float(np.sort(likely)[3])
+    found = {sign: len(images_where(run, f"c{sign}{bound!r}")) for sign in (">", ">=", "<", "<=")}
+
+    assert found == {">": 2, ">=": 3, "<": 3, "<=": 4}
+
+
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
