@@ -212,7 +212,10 @@ def test_the_section_shows_scores_beside_their_nulls(planted):
     assert section.question == "concepts"
     assert len(figures) == 4
     names = [[trace.get("name") for trace in figure.figure["data"]] for figure in figures]
-    assert all(own == ["audited", "shuffled-0", "shuffled-1", "permuted concepts, 95 %"] for own in names)
+    beside = ["audited", "shuffled-0", "shuffled-1"]
+    assert names == [[*beside, "random directions, 95 %"], [*beside, "permuted concepts, 95 %"]] * 2
+    ticks = figures[0].figure["layout"]["yaxis"]["ticktext"]
+    assert ticks[0].startswith(("m/used, q = 0.0", "m/turned, q = 0.0", "m/unused, q = "))
     assert len(table.frame) == 2 * 5
     shares = table.frame["share of largest"].abs().groupby(table.frame["class"]).max()
     assert shares.tolist() == [1.0, 1.0]

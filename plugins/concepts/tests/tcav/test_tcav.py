@@ -287,7 +287,7 @@ def test_the_section_shows_scores_beside_their_nulls(planted):
     *figures, table = section.blocks
     assert len(figures) == 2
     names = [trace.get("name") for trace in figures[0].figure["data"]]
-    assert names == ["audited", "shuffled-0", "shuffled-1", "permuted concepts, 95 %"]
+    assert names == ["audited", "shuffled-0", "shuffled-1", "exchanged labels, 95 %"]
     assert "m/chance (not testable)" in figures[0].figure["layout"]["yaxis"]["ticktext"]
     assert len(table.frame) == 2 * 5
 

@@ -94,7 +94,8 @@ def layer_table(seen: Evidence, regressed: Regressed, nulls: Nulls) -> xr.Datase
         ``_null_high`` (95 % of permuted concepts); ``sensitivity`` (mean) and ``spread``; ``alignment``, the
         cosine of the direction with the class's mean gradient; ``p_permuted`` and ``p_random`` of the mean
         sensitivity and ``p``, the larger of both; ``p_tcav``, ``p_br`` against permuted concepts and
-        ``p_random_tcav``, ``p_random_br``. By (class): ``n``, ``groups``.
+        ``p_random_tcav``, ``p_random_br``; ``br_random_low``, ``br_random_high``, 95 % of random directions
+        with the concept's R². By (class): ``n``, ``groups``.
     """
     found = score(seen.gradient, regressed.direction, seen.member)
     br = bidirectional_relevance(regressed.r2, found.ratio)
@@ -232,10 +233,12 @@ def _against_random(
     found = score(seen.gradient, drawn[: nulls.scored], seen.member)
     average = (drawn @ seen.mean_gradient.T)[..., None]
     tcav, ratio = (scores.T[..., None] for scores in (found.tcav, found.ratio))
+    br = bidirectional_relevance(regressed.r2, ratio)
+    low, high = null_range(np.broadcast_to(br, (len(br), *values["br"].shape)))
     return {
         "p_random": two_sided_p(values["sensitivity"], average, symmetric=True),
         "p_random_tcav": two_sided_p(values["tcav"], tcav, symmetric=False),
-        "p_random_br": two_sided_p(
-            values["br"], bidirectional_relevance(regressed.r2, ratio), symmetric=True
-        ),
+        "p_random_br": two_sided_p(values["br"], br, symmetric=True),
+        "br_random_low": low,
+        "br_random_high": high,
     }

@@ -28,9 +28,10 @@ NULL_COLOR = "#878d96"
 DEFINITION = (
     "S = g · v, the gradient of the class logit (mean over positions) along the unit regression concept "
     "vector. TCAV score: share of the class's images with S > 0. Br = max(held-out R², 0) · mean(S) / "
-    "std(S), population deviation (Graziani, Andrearczyk, Müller 2018, arXiv:1904.04520). Bars: 95 % over "
-    "groups, directions held fixed. Grey lines: 95 % of permuted concepts, fitted and scored alike; that "
-    "is chance, not 0.5. q: Benjamini-Hochberg over concepts, classes and layers."
+    "std(S), population deviation (Graziani, Andrearczyk, Müller 2018, arXiv:1904.04520). Whiskers: 95 % "
+    "over groups, directions held fixed. Grey lines are chance, not 0 or 0.5: of TCAV, permuted concepts "
+    "that are fitted and scored alike; of Br, random directions with the concept's R². q: of the mean "
+    "sensitivity, against both; Benjamini-Hochberg over concepts, classes and layers."
 )
 
 MEANINGS = {
@@ -72,7 +73,7 @@ def sections(table: xr.Dataset, run: Run) -> Iterable[Section]:
 
 
 def scored_bars(
-    labels: list[str], values: dict[str, np.ndarray], controls: dict[str, np.ndarray], axis: str
+    labels: list[str], values: dict[str, np.ndarray], controls: dict[str, np.ndarray], axis: str, null: str
 ) -> dict[str, Any]:
     """Draw bars with intervals over the range of their null, each row its own.
 
@@ -83,7 +84,8 @@ def scored_bars(
         ``score``, ``low``, ``high``, ``null_low`` and ``null_high``.
     controls : dict of str to ndarray, (row,)
         What each living control reached.
-    axis : str
+    axis, null : str
+        What is measured, and what its null is.
 
     Returns
     -------
@@ -93,16 +95,16 @@ def scored_bars(
     ends = np.stack([values["low"], values["high"]], axis=1)
     ends = np.where(np.isfinite(ends), ends, values["score"][:, None])
     figure = bars_with_controls(labels, values["score"], controls, axis=axis, intervals=ends.tolist())
-    null: dict[str, Any] = {
+    line: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines",
-        "name": "permuted concepts, 95 %",
+        "name": f"{null}, 95 %",
         "x": _between(values["null_low"], values["null_high"]),
         "y": _between(np.arange(len(labels)) - 0.42, np.arange(len(labels)) - 0.42),
         "line": {"width": 6, "color": NULL_COLOR},
-        "hovertemplate": "permuted: %{x:.3g}<extra></extra>",
+        "hovertemplate": f"{null}: %{{x:.3g}}<extra></extra>",
     }
-    figure["data"].append(null)
+    figure["data"].append(line)
     figure["layout"]["showlegend"] = True
     return figure
 
@@ -143,20 +145,23 @@ def _figures(table: xr.Dataset) -> Iterator[Figure]:
     if best is None:
         return
     at = table.isel(layer=best[0])
-    for name, title in (("br", "Br"), ("tcav", "TCAV score")):
+    for name, title, null in (("br", "Br", "random directions"), ("tcav", "TCAV score", "permuted concepts")):
         # where Br is undefined at this layer, the order is that of the mean sensitivity
         size = np.abs(at["br" if np.isfinite(at["br"].values).any() else "sensitivity"].values)
         order = [c for c in np.argsort(-np.nan_to_num(size, nan=-1.0), kind="stable") if size[c] >= 0]
         if np.isfinite(at[name].values).any():
-            yield _figure(at.isel(concept=order[:MOST_BARS]), name, title, len(order))
+            yield _figure(at.isel(concept=order[:MOST_BARS]), name, title, null, len(order))
 
 
-def _figure(at: xr.Dataset, name: str, title: str, scored: int) -> Figure:
-    labels = [str(concept) for concept in at["concept"].values]
+def _figure(at: xr.Dataset, name: str, title: str, null: str, scored: int) -> Figure:
+    names = [str(concept) for concept in at["concept"].values]
+    labels = [f"{concept}, q = {q:.2g}" for concept, q in zip(names, at["q"].values, strict=True)]
     kinds = ("low", "high", "null_low", "null_high")
     values = {"score": at[name].values} | {kind: at[f"{name}_{kind}"].values for kind in kinds}
+    if name == "br":
+        values |= {f"null_{end}": at[f"br_random_{end}"].values for end in ("low", "high")}
     controls = _controls(at, name)
-    figure = scored_bars(labels, values, controls, f"{title} of class {at['class'].item()}")
+    figure = scored_bars(labels, values, controls, f"{title} of class {at['class'].item()}", null)
     left = f", the {len(labels)} strongest of {scored} concepts" if scored > len(labels) else ""
     many = "s" if len(controls) > 1 else ""
     reached = "no living control network"
@@ -165,7 +170,7 @@ def _figure(at: xr.Dataset, name: str, title: str, scored: int) -> Figure:
     caption = (
         f"{title} of class {at['class'].item()} at {at['layer'].item()}{left}; n = {int(at['n'])} images in "
         f"{int(at['groups'])} groups{'' if at.attrs['grouped'] else ' (images treated as independent)'}. "
-        f"Control: grey lines, {at.attrs['scored']} permuted concepts; {reached}."
+        f"Control: grey lines, {at.attrs['scored']} {null}; {reached}."
     )
     data = pd.DataFrame(
         {"concept": labels, title: values["score"], **{k: values[k] for k in kinds}, **controls}
@@ -215,8 +220,10 @@ def _rows(at: xr.Dataset) -> pd.DataFrame:
         "Br high": at["br_high"].values,
         "q": at["q"].values,
         "share of largest": br / largest if largest > 0 else np.full(len(br), np.nan),
-        "null from": at["br_null_low"].values,
-        "null to": at["br_null_high"].values,
+        "random from": at["br_random_low"].values,
+        "random to": at["br_random_high"].values,
+        "permuted from": at["br_null_low"].values,
+        "permuted to": at["br_null_high"].values,
         "controls from": np.fmin.reduce(controls, axis=0, initial=np.nan),
         "controls to": np.fmax.reduce(controls, axis=0, initial=np.nan),
         "TCAV": at["tcav"].values,

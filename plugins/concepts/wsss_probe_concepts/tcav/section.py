@@ -26,6 +26,8 @@ DEFINITION = (
     "lines: 95 % of vectors of labels exchanged between groups; that is chance, not 0.5."
 )
 
+NULL = "exchanged labels"
+
 MEANINGS = {
     "AUC": "of the vector on groups that it was not fitted to; under 0.7 at its lower end it is none",
     "accuracy": "balanced, held out",
@@ -74,13 +76,13 @@ def _figure(table: xr.Dataset, row: int) -> Iterator[Figure]:
     kinds = ("low", "high", "null_low", "null_high")
     values = {"score": at["tcav"].values} | {kind: at[f"tcav_{kind}"].values for kind in kinds}
     controls = _controls(at, "tcav")
-    figure = scored_bars(labels, values, controls, f"TCAV score of class {at['class'].item()}")
+    figure = scored_bars(labels, values, controls, f"TCAV score of class {at['class'].item()}", NULL)
     reached = f"symbols: {len(controls)} living control networks" if controls else "no living control network"
     independent = "" if table.attrs["grouped"] else " (images treated as independent)"
     caption = (
         f"TCAV score of class {at['class'].item()} at {at['layer'].item()}; n = {int(at['n'][0])} images in "
         f"{int(at['groups'][0])} groups{independent}. "
-        f"Control: grey lines, {table.attrs['permutations']} exchanged labels; {reached}."
+        f"Control: grey lines, {table.attrs['permutations']} {NULL}; {reached}."
     )
     data = pd.DataFrame({"concept": at["concept"].values, "TCAV": values["score"]})
     yield Figure(figure, caption, DEFINITION, data.assign(**{k: values[k] for k in kinds}))
