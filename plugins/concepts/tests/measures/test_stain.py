@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.color import rgb2hed
-from wsss_probe_concepts.measures.stain import STAINS, Stain
+from wsss_probe_concepts.measures.stain import Stain
 
 from wsss_probe import View
 from wsss_probe.errors import UsageError
 
+STAINS = ("haematoxylin", "eosin", "dab")
 VECTORS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 
 

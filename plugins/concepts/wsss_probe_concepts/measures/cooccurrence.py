@@ -27,7 +27,7 @@ from wsss_probe_concepts.measures.regions import (
     available,
     check_regions,
     large_enough,
-    mean_of_known,
+    means_of_known,
     numbered,
     place,
     where,
@@ -207,7 +207,7 @@ class Cooccurrence(ConceptMeasure):
                 if isinstance(measured, str):
                     found.update(refused(names, measured))
                 else:
-                    found.update((n, mean_of_known(own)) for n, own in zip(names, measured.T, strict=True))
+                    found.update(zip(names, means_of_known(measured), strict=True))
         return found
 
     def _properties(self, view: View, grey: np.ndarray, region: str, distance: int) -> np.ndarray | str:

@@ -26,7 +26,7 @@ from wsss_probe_concepts.measures.regions import (
     available,
     check_regions,
     large_enough,
-    mean_of_known,
+    means_of_known,
     numbered,
     place,
     where,
@@ -167,8 +167,7 @@ class Haralick(ConceptMeasure):
             if isinstance(measured, str):
                 found.update(refused(names, measured))
             else:
-                columns = measured[statistic].T
-                found.update((name, mean_of_known(own)) for name, own in zip(names, columns, strict=True))
+                found.update(zip(names, means_of_known(measured[statistic]), strict=True))
         return found
 
     def _names(self, region: str, distance: int, statistic: str) -> list[str]:

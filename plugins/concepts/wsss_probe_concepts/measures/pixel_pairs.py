@@ -82,7 +82,7 @@ def count_pairs(
     codes = (first.astype(np.uint16) << _BITS | second).ravel()
     if numbers is None:
         table = np.bincount(codes, minlength=1)
-        cells = np.flatnonzero(table)
+        cells = np.flatnonzero(table > 0)
         return [_taken_apart(cells, table[cells], symmetric, int(grey.max(initial=0)) + 1)]
     region, other = numbers[here].ravel(), numbers[there].ravel()
     inside = (region > 0) & (region == other)

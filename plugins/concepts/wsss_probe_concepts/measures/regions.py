@@ -21,7 +21,7 @@ __all__ = [
     "available",
     "check_regions",
     "large_enough",
-    "mean_of_known",
+    "means_of_known",
     "numbered",
     "place",
     "where",
@@ -152,17 +152,21 @@ def large_enough(numbers: np.ndarray, smallest: int) -> tuple[np.ndarray, str]:
     )
 
 
-def mean_of_known(values: np.ndarray) -> float | str:
-    """Mean over the objects in which something is defined.
+def means_of_known(values: np.ndarray) -> list[float | str]:
+    """Means over the objects in which something is defined.
 
     Parameters
     ----------
-    values : ndarray of float, (object,)
+    values : ndarray of float, (object, concept)
         NaN where undefined, which here means that all pixels have one grey level.
 
     Returns
     -------
-    float or str
+    list of float or str
     """
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else "one grey level only"
+    known = np.isfinite(values)
+    total, number = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
+    return [
+        float(own / count) if count else "one grey level only"
+        for own, count in zip(total, number, strict=True)
+    ]
