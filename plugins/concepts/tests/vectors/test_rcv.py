@@ -87,6 +87,25 @@ class TestByLoops:
             np.testing.assert_allclose(own["r2_split"].values, by_split, rtol=1e-7, atol=1e-9)
             np.testing.assert_allclose(own["r2_held"], 1 - errors.sum() / spread.sum(), rtol=1e-8)
 
+    def test_images_without_a_concept_are_left_out_of_its_sums(self, planted):
+        """A concept that some images of a group lack has the sums of the others, on the same splits."""
+        scene = planted(images=40, groups=10)
+        values = scene.concepts["noise/one"].copy()
+        values[[1, 5, 17, 38]] = np.nan
+        run = scene.run(scene=scene.scene.with_concepts({"a/partly": values}))
+        own = run.concluded(Rcv(layer=scene.early, **QUICK)).summary
+        own = own.isel(concept=0).sel(model="ols", network="audited")
+        known = np.flatnonzero(np.isfinite(values))
+        features = run.pooled(scene.early).values.astype(float)[known]
+        whole = make_folds(40, scene.groups, 5, 2, 0).test
+        splits = [np.flatnonzero(np.isin(known, held_out)) for held_out in whole]
+        errors, spread, _ = reference_errors(features, values[known], splits)
+        groups = scene.groups[known]
+        for name, wanted in (("sse", errors), ("ssb", spread)):
+            sums = [wanted[groups == int(group)].sum() for group in own["group"].values]
+            np.testing.assert_allclose(own[name].values, sums, rtol=1e-8)
+        assert int(own["n"]) == 36
+
     def test_predictions_are_held_out(self, planted):
         """The prediction of an image is that of fits that had not seen it, in the concept's unit."""
         scene = planted(images=40, groups=10)
