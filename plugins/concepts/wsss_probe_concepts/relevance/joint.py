@@ -59,14 +59,17 @@ def joined(tables: dict[str, xr.Dataset]) -> xr.Dataset:
     -------
     Dataset
         With the dimension ``layer`` first; besides, by (layer, class, concept), ``q`` of ``p``, ``q_tcav``
-        of ``p_tcav`` and ``q_br`` of ``p_br`` (Benjamini and Hochberg over concepts, classes and layers), and
-        ``relevant``, as :func:`relevant` says.
+        and ``q_br`` of the larger p of each score, against permuted concepts and against random directions
+        (Benjamini and Hochberg over concepts, classes and layers), and ``relevant``, as
+        :func:`relevant` says.
     """
     names = xr.DataArray(np.array(list(tables), dtype=object), dims="layer", name="layer")
     table = xr.concat(list(tables.values()), dim=names, join="exact", combine_attrs="drop_conflicts")
     table = table.transpose("layer", "network", "class", "concept", missing_dims="ignore")
-    for name, p in (("q", "p"), ("q_tcav", "p_tcav"), ("q_br", "p_br")):
-        table[name] = (table[p].dims, benjamini_hochberg(table[p].values))
+    table["q"] = (table["p"].dims, benjamini_hochberg(table["p"].values))
+    for name in ("tcav", "br"):
+        p = np.maximum(table[f"p_{name}"], table[f"p_random_{name}"])
+        table[f"q_{name}"] = (p.dims, benjamini_hochberg(p.values))
     table["relevant"] = (table["br"].dims, relevant(table))
     return table
 
