@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.measure import label, regionprops_table
 from wsss_probe_concepts.measures.morphology import SHAPES, Morphology
 
 from wsss_probe import View
 from wsss_probe.errors import UsageError
+
+AXES = {
+    "major axis": "axis_major_length",
+    "minor axis": "axis_minor_length",
+    "eccentricity": "eccentricity",
+}
 
 
 def cells_by_loops(numbers, number):
@@ -140,6 +147,21 @@ class TestShapes:
         assert found["count"] == 1
         for name in SHAPES:
             assert found[f"{name}, mean"] == pytest.approx(wanted[name], rel=1e-9), name
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.integers(0, 10_000), st.integers(1, 60))
+    def test_equal_scikit_image(self, seed, smallest):
+        """Axes and eccentricity of many ragged pieces, lines and points are those of ``regionprops``."""
+        objects = label(blob(seed, size=(40, 40)), connectivity=1)
+        table = regionprops_table(objects, properties=("area", *AXES.values()))
+        kept = table["area"] >= smallest
+
+        found = Morphology(smallest=smallest).measure(viewed(objects))
+
+        assert found["count"] == kept.sum()
+        if kept.any():
+            for name, source in AXES.items():
+                assert found[f"{name}, mean"] == pytest.approx(table[source][kept].mean(), rel=1e-6, abs=1e-6)
 
     def test_objects_that_touch_are_two(self):
         """Shapes are of each number by itself; means, count and spread are over objects."""

@@ -37,7 +37,8 @@ __all__ = ["PROPERTIES", "Cooccurrence", "correlation", "offset_of"]
 
 
 def _asm(pairs: PairCounts) -> float:
-    return float(pairs.share @ pairs.share)
+    share = pairs.share
+    return float(share @ share)
 
 
 def _contrast(pairs: PairCounts) -> float:
@@ -68,10 +69,11 @@ def correlation(pairs: PairCounts) -> float:
     float
         From -1 to 1; NaN where either has one grey level only. scikit-image gives 1 there.
     """
-    first, second = (levels - pairs.share @ levels for levels in (pairs.first, pairs.second))
-    variances = (pairs.share @ first**2) * (pairs.share @ second**2)
+    share = pairs.share
+    first, second = (levels - share @ levels for levels in (pairs.first, pairs.second))
+    variances = (share @ first**2) * (share @ second**2)
     one_level = np.ptp(pairs.first) == 0 or np.ptp(pairs.second) == 0
-    return float("nan") if one_level else float((pairs.share @ (first * second)) / np.sqrt(variances))
+    return float("nan") if one_level else float((share @ (first * second)) / np.sqrt(variances))
 
 
 PROPERTIES: MappingProxyType[str, tuple[Callable[[PairCounts], float], str, str]] = MappingProxyType(

@@ -16,18 +16,18 @@ from wsss_probe_concepts.measures.regions import EMPTY, MASK, OBJECTS, large_eno
 
 __all__ = ["SHAPES", "Morphology"]
 
-SHAPES: MappingProxyType[str, tuple[str, str, str]] = MappingProxyType(
+SHAPES: MappingProxyType[str, tuple[str, str]] = MappingProxyType(
     {
-        "area": ("area", "number of pixels", "pixels"),
-        "perimeter": ("perimeter", "length of the outline, 4-connected, through pixel centres", "pixels"),
-        "major axis": ("axis_major_length", "major axis of the ellipse of the same second moments", "pixels"),
-        "minor axis": ("axis_minor_length", "minor axis of the ellipse of the same second moments", "pixels"),
-        "eccentricity": ("eccentricity", "of that ellipse: 0 for a circle, towards 1 for a line", ""),
-        "euler number": ("euler_number", "pieces less holes, 8-connected", ""),
-        "solidity": ("solidity", "area over the area of the convex hull", ""),
+        "area": ("number of pixels", "pixels"),
+        "perimeter": ("length of the outline, 4-connected, through pixel centres", "pixels"),
+        "major axis": ("major axis of the ellipse of the same second moments", "pixels"),
+        "minor axis": ("minor axis of the ellipse of the same second moments", "pixels"),
+        "eccentricity": ("of that ellipse: 0 for a circle, towards 1 for a line", ""),
+        "euler number": ("pieces less holes, 8-connected", ""),
+        "solidity": ("area over the area of the convex hull", ""),
     }
 )
-"""scikit-image's name, meaning and unit of each shape."""
+"""Meaning and unit of each shape."""
 
 _SPREAD = "area, spread"
 
@@ -93,7 +93,7 @@ class Morphology(ConceptMeasure):
             return []
         kind = "annotated objects" if objects else "connected pieces of the mask"
         which = f"{kind} of at least {self.smallest} pixels" + ("" if self.keep_cut else ", none cut")
-        means = [Concept(f"{n}, mean", f"{m}; mean over {which}", u) for n, (_, m, u) in SHAPES.items()]
+        means = [Concept(f"{n}, mean", f"{m}; mean over {which}", u) for n, (m, u) in SHAPES.items()]
         spread = Concept(_SPREAD, f"standard deviation of the area over {which}", "pixels")
         return [Concept("count", f"number of {which}"), *means, spread]
 
@@ -131,12 +131,33 @@ def _uncut(numbers: np.ndarray) -> np.ndarray:
 
 
 def _shapes(numbers: np.ndarray) -> dict[str, float | str]:
-    """Count, means and spread for one object or more."""
+    """Count, means and spread for one object or more, numbered from 1 without gaps."""
     from skimage.measure import regionprops_table
 
-    asked = [source for source, _, _ in SHAPES.values()]
+    asked = ("area", "perimeter", "euler_number", "solidity")
     table = regionprops_table(numbers, properties=asked)  # type: ignore[no-untyped-call]
-    area = table["area"]
-    means = {f"{name}, mean": float(np.mean(table[source])) for name, (source, _, _) in SHAPES.items()}
+    found = {**_ellipses(numbers), **{name.replace("_", " "): own for name, own in table.items()}}
+    area = found["area"]
     spread = float(np.std(area, ddof=1)) if len(area) > 1 else "one object has no spread"
+    means = {f"{name}, mean": float(np.mean(found[name])) for name in SHAPES}
     return {"count": float(len(area)), **means, _SPREAD: spread}
+
+
+def _ellipses(numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """Axes and eccentricity of the ellipses with the objects' second moments, all objects at once.
+
+    scikit-image gives the same and takes the moments object by object, which is half of its time.
+    """
+    rows, columns = np.nonzero(numbers)
+    own = numbers[rows, columns] - 1
+    area = np.bincount(own)
+    down, right = (at - (np.bincount(own, at) / area)[own] for at in (rows, columns))
+    rr, cc, rc = (np.bincount(own, product) / area for product in (down**2, right**2, down * right))
+    middle, half = (rr + cc) / 2, np.hypot((rr - cc) / 2, rc)
+    long, short = middle + half, np.maximum(middle - half, 0)
+    flat = np.divide(short, long, out=np.ones_like(long), where=long > 0)
+    return {
+        "major axis": 4 * np.sqrt(long),
+        "minor axis": 4 * np.sqrt(short),
+        "eccentricity": np.sqrt(1 - flat),
+    }
