@@ -68,8 +68,8 @@ def joined(tables: dict[str, xr.Dataset]) -> xr.Dataset:
     table = table.transpose("layer", "network", "class", "concept", missing_dims="ignore")
     table["q"] = (table["p"].dims, benjamini_hochberg(table["p"].values))
     for name in ("tcav", "br"):
-        p = np.maximum(table[f"p_{name}"], table[f"p_random_{name}"])
-        table[f"q_{name}"] = (p.dims, benjamini_hochberg(p.values))
+        p = np.maximum(table[f"p_{name}"].values, table[f"p_random_{name}"].values)
+        table[f"q_{name}"] = (table["p"].dims, benjamini_hochberg(p))
     table["relevant"] = (table["br"].dims, relevant(table))
     return table
 
