@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from wsss_probe_concepts.comparison.cka import alignment, represented
+from wsss_probe_concepts.comparison.cka_findings import above_floor, findings
 from wsss_probe_concepts.comparison.cka_probe import Cka
 
 from wsss_probe.schema import check_sections
@@ -218,3 +219,34 @@ def test_a_network_that_fails_at_a_layer_costs_the_others_nothing():
     assert math.isnan(float(table["cka"].sel(layer="4", network="audited", other="broken")))
     assert math.isfinite(float(table["cka"].sel(layer="4", network="audited", other="other")))
     assert "at the last, 5, linear CKA is not defined" in findings["alike@audited@broken"].statement
+
+
+def test_alike_in_depth_alone_is_no_verdict_about_early_layers():
+    """The verdict is about the first layer; a pair that is alike at others only is told, without an ok."""
+    run, table, _ = concluded({"tuned": changed_after(network(), 3)})
+    table = table.copy(deep=True)
+    table["low"].loc[{"layer": "0"}] = 0.0
+    (finding,) = findings(table, run)
+
+    assert "at 5 of 6 layers (1, 2, 3, 4, 5)" in finding.statement
+    assert finding.verdict == "notice"
+
+
+def test_chance_is_a_floor_too():
+    """Above every control and below chance is not beyond both."""
+    _, table, _ = concluded({"tuned": network(5)})
+    pair = table.sel(network="audited", other="tuned").copy(deep=True)
+    pair["low"][:], pair["floor"][:], pair["chance"] = 0.1, 0.0, 0.05
+    assert above_floor(pair).all()
+    assert not above_floor(pair.assign(chance=0.1)).any()
+    assert not above_floor(pair.assign(chance=0.2)).any()
+
+
+def test_a_dead_layer_is_not_alike():
+    """Where a further network does not respond to images, nothing is said to be shared."""
+    run, _, _ = concluded({"same": network()})
+    dead = [replace(one, dead=frozenset({"0", "3"})) for one in run.networks]
+    (finding,) = replace(run, networks=dead).concluded(probe).findings
+
+    assert "at 4 of 6 layers (1, 2, 4, 5)" in finding.statement
+    assert finding.verdict == "notice"
