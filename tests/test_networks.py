@@ -16,7 +16,7 @@ from wsss_probe.auditing import perform
 from wsss_probe.certificate import fingerprint
 from wsss_probe.config import AuditOptions, resolve
 from wsss_probe.contracts import Conclusion, Finding, Needs, Observation
-from wsss_probe.errors import ExitCode, ModelError, ProbeError, UnsafeInputError, UsageError
+from wsss_probe.errors import ExitCode, ModelError, PlanError, ProbeError, UnsafeInputError, UsageError
 from wsss_probe.images import TensorSource
 from wsss_probe.testing.models import multi_logit, with_weights
 
@@ -133,8 +133,15 @@ class TestSurveyed:
         assert networks["pretrained"]["weights"] == "pretrained.safetensors"
         assert len(networks["pretrained"]["weights_sha256"]) == 64
         assert networks["pretrained"]["weights_sha256"] != networks["finetuned"]["weights_sha256"]
-        assert networks["random"] == {"made": "as control reinit-0"}
-        assert networks["mixed"] == {"made": "as control shuffled-7"}
+        assert networks["random"] == {"name": "random", "control": "reinit-0"}
+        assert networks["mixed"] == {"name": "mixed", "control": "shuffled-7"}
+
+    def test_their_order_is_part_of_the_plan(self, audited, weights):
+        """Another order is another plan, since pairs are compared in it."""
+        audited(weights)
+
+        with pytest.raises(PlanError, match="other networks"):
+            audited(dict(reversed(weights.items())))
 
     def test_made_as_a_control_is_that_control(self, audited):
         """A further network of a control's kind and number has the control's numbers."""

@@ -44,7 +44,7 @@ def test_every_field_enters_the_id(field):
         "preprocessing": {"size": [1, 1]},
         "libraries": {},
         "measures": ({"name": "texture"},),
-        "networks": {"other": {}},
+        "networks": ({"name": "other"},),
     }.get(field, ())
 
     assert make(**{field: other}).id != make().id

@@ -290,7 +290,8 @@ def _survey_control(
 ) -> OtherRun:
     name, audited = control_of
     module = _made_control(prepared, name, audited)
-    return _survey_other(prepared, module, (folder, "controls", name), advance)
+    run = _survey_other(prepared, module, (folder, "controls", name), advance)
+    return replace(run, made=f"as control {name}")
 
 
 def _survey_network(
@@ -298,7 +299,8 @@ def _survey_network(
 ) -> OtherRun:
     network, audited = network_of
     module = network.module or _made_control(prepared, network.control, audited)
-    return _survey_other(prepared, module, (folder, "networks", network.name), advance)
+    run = _survey_other(prepared, module, (folder, "networks", network.name), advance)
+    return replace(run, made=network.made)
 
 
 def _made_control(prepared: Prepared, name: str, audited: _Surveyed) -> nn.Module:
@@ -426,9 +428,11 @@ def _performance(prepared: Prepared, run: AuditedRun) -> Performance:
 
 
 def _sections(prepared: Prepared, run: AuditedRun) -> tuple[Section, ...]:
-    """Sections of every probe that concluded."""
+    """Sections of every probe that concluded, in the order in which plugins offer them."""
     made: list[Section] = []
-    for offered in (o for stage in prepared.stages for o in stage):
+    place = {name: number for number, name in enumerate(prepared.needs)}
+    offers = [offered for stage in prepared.stages for offered in stage]
+    for offered in sorted(offers, key=lambda offered: place[offered.item.name]):
         summary = run.summaries.get(offered.item.name)
         with prepared.host.guarded("sections", offered) as guard:
             if guard.enabled and summary is not None:
@@ -511,7 +515,7 @@ def _record(prepared: Prepared, run: AuditedRun, results: _Results, code: ExitCo
             "reason": run.survey.head.reason,
         },
         "controls": {c.name: {layer: c.alive(layer) for layer in run.survey.layers} for c in run.controls},
-        "networks": {n.name: dict(plan.networks[n.name]) for n in run.networks},
+        "networks": {str(network["name"]): dict(network) for network in plan.networks},
         "measures": [dict(measure) for measure in plan.measures],
         "probes": [dict(probe) for probe in plan.probes],
         "refused": [list(item) for item in prepared.refused],

@@ -97,7 +97,7 @@ def _print_forecast(prepared: Prepared, folder: Path) -> None:
 
 def _others(plan: Plan) -> str:
     """Name what is surveyed beside the audited network."""
-    further = f", and {', '.join(plan.networks)}" if plan.networks else ""
+    further = f", and {', '.join(str(network['name']) for network in plan.networks)}" if plan.networks else ""
     return f"the audited one and its controls{further}"
 
 

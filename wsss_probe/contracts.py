@@ -978,6 +978,10 @@ class Network(Protocol):
     def name(self) -> str:
         """Kind and seed of a control, ``shuffled-0``; the key under ``[models]`` of a further network."""
 
+    @property
+    def made(self) -> str:
+        """How it was made, in words: ``weights start.safetensors``, ``as control reinit-0``."""
+
     def alive(self, layer: str) -> bool:
         """Whether this layer responds to images at all.
 

@@ -51,6 +51,14 @@ class Further:
     module: nn.Module | None = None
     control: str = ""
 
+    @property
+    def made(self) -> str:
+        """How it was made, in words."""
+        if self.control:
+            return f"as control {self.control}"
+        weights = self.origin.get("weights", "")
+        return "drawn at random" if weights == RANDOM else f"weights {display(str(weights))}"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -126,7 +134,7 @@ def _further(name: str, entry: str | Mapping[str, Any], asked: Asked, audited: A
     kind, _, number = entry.partition("-") if isinstance(entry, str) else ("", "", "")
     if kind in CONTROL_KINDS and (not number or number.isdecimal()):
         control = f"{kind}-{number or 0}"
-        return Further(name, {"made": f"as control {control}"}, control=control)
+        return Further(name, {"control": control}, control=control)
     try:
         module, origin = _loaded(entry, asked, audited)
         _require_same(module, name, audited)

@@ -77,8 +77,8 @@ class Plan:
         Of audited layers whose maps the network does not order as NCHW.
     measures : tuple of mapping
         Name, plugin, version and options of each concept measure.
-    networks : mapping of str to mapping
-        Origin of each further network, by name.
+    networks : tuple of mapping
+        Name and origin of each further network, in their order.
     """
 
     model: Mapping[str, Any]
@@ -95,7 +95,7 @@ class Plan:
     libraries: Mapping[str, str]
     layouts: Mapping[str, str] = field(default_factory=dict)
     measures: tuple[Mapping[str, Any], ...] = ()
-    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    networks: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def id(self) -> str:
@@ -119,10 +119,11 @@ class Plan:
 
     def for_network(self, name: str) -> Plan:
         """Return the plan of the same survey on a further network: rows only, no maps."""
-        return self._rows_only({**self.networks[name], "network": name})
+        (origin,) = (network for network in self.networks if network["name"] == name)
+        return self._rows_only({**origin, "network": name})
 
     def _rows_only(self, model: Mapping[str, Any]) -> Plan:
-        return replace(self, model=model, relevance=(), stored=(), controls=(), measures=(), networks={})
+        return replace(self, model=model, relevance=(), stored=(), controls=(), measures=(), networks=())
 
 
 def library_versions() -> dict[str, str]:

@@ -518,7 +518,7 @@ def _plan(
         libraries=library_versions(),
         layouts={name: str(i.native) for name, i in survey.layers.items() if i.native != Layout()},
         measures=tuple(_described(own.offered, options.measures) for own in measures),
-        networks={network.name: dict(network.origin) for network in subject.networks},
+        networks=tuple({**network.origin, "name": network.name} for network in subject.networks),
     )
 
 

@@ -206,10 +206,13 @@ class OtherRun(AuditedRun):
         Kind and number of a control, ``shuffled-0``; else as the run file says.
     audited : Store or None
         The audited network's tables, to compare with.
+    made : str
+        How, in words.
     """
 
     name: str = ""
     audited: Store | None = None
+    made: str = ""
 
     def alive(self, layer: str) -> bool:
         """Whether this layer responds to images at all."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from wsss_probe.errors import CorruptRunError, UsageError
 from wsss_probe.report import Document, dumps, loads, render, write
 from wsss_probe.report.budget import Step, degrade
 from wsss_probe.report.document import encode
-from wsss_probe.report.sections import QUESTIONS
+from wsss_probe.report.sections import QUESTIONS, encode_findings
 
 pytestmark = pytest.mark.usefixtures("small_plotly")
 
@@ -359,3 +360,13 @@ def test_switches_for_maps_only_where_there_are_maps(section_of: Callable[..., D
     body = page[page.index("<body") :]
     assert ("data-opacity min" in body) == maps
     assert ("Show maps named" in body) == maps
+
+
+@pytest.mark.parametrize(
+    ("effect", "interval", "shown"),
+    [(4.0, None, "4"), (-2.0, None, "−2"), (1.0, (0.9, 1.0), "1.00"), (0.25, None, "0.250")],
+)
+def test_counts_are_written_as_counts(effect: float, interval: Any, shown: str) -> None:
+    """A whole number without an interval has no decimals; a measurement keeps its digits."""
+    (found,) = encode_findings([("p", Finding("n", "ok", "s", effect=effect, interval=interval))])
+    assert found.effect == shown

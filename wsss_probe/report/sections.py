@@ -70,12 +70,18 @@ def _finding(plugin: str, finding: Finding) -> EncodedFinding:
         name=one_line(finding.name),
         verdict=finding.verdict,
         statement=visible(finding.statement),
-        effect="" if finding.effect is None else number(finding.effect),
+        effect="" if finding.effect is None else _effect(finding.effect, finding.interval),
         unit=one_line(finding.unit),
         interval="" if interval is None else f"{number(interval[0])} to {number(interval[1])}",
         size=_size(finding.n, finding.groups),
         control=visible(finding.control),
     )
+
+
+def _effect(effect: float, interval: tuple[float, float] | None) -> str:
+    """Write a count as one; whatever has an interval is a measurement."""
+    counted = interval is None and float(effect).is_integer()
+    return f"{int(effect):d}".replace("-", "−") if counted else number(effect)
 
 
 def _size(n: int | None, groups: int | None) -> str:

@@ -194,11 +194,14 @@ class InMemoryControl:
     run : InMemoryRun
     dead : frozenset of str
         Layers that do not respond to images, so that no verdict may rest on them.
+    made : str
+        How, in words.
     """
 
     name: str
     run: InMemoryRun
     dead: frozenset[str] = frozenset()
+    made: str = ""
 
     @property
     def survey(self) -> Survey:

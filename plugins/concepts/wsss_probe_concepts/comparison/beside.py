@@ -31,6 +31,11 @@ class Beside:
     kind: Literal["audited", "network", "control"]
     tables: Run | Network
 
+    @property
+    def made(self) -> str:
+        """How it was made, in words; empty for the audited network, of which the report tells elsewhere."""
+        return "" if self.kind == "audited" else str(self.tables.made)  # type: ignore[union-attr]
+
     def alive(self, layer: str) -> bool:
         """Whether a layer responds to images; of the audited network it counts as alive."""
         return self.kind == "audited" or bool(self.tables.alive(layer))  # type: ignore[union-attr]

@@ -32,6 +32,7 @@ _ENDS: Final = ("", "_low", "_high")
 
 MEANINGS = {
     "kind": "audited, further (named in the run file), or a control, which has learned nothing",
+    "made": "how: from which weights, or as which control",
     "AUC": "of the labelled images that are held out, if any are; mean over classes",
     "accuracy": "share of these images whose largest logit is a label",
     "layers that respond": "pooled features vary over images at least 1 % as much as the audited network's",
@@ -62,9 +63,9 @@ class Networks(Probe):
         Returns
         -------
         Conclusion
-            By (network): ``kind``; ``auc`` and ``accuracy``, each with ``_low`` and ``_high`` (95 % over
-            groups), NaN without labels; ``n`` images behind them. By (network, layer): ``alive``. Without
-            variables where there is no further network. No finding: none of this is what networks share.
+            By (network): ``kind``, ``made``; ``auc`` and ``accuracy``, each with ``_low`` and ``_high`` (95 %
+            over groups), NaN without labels; ``n`` images behind them. By (network, layer): ``alive``.
+            Without variables where there is no further network. No finding: none of this is what networks share.
         """
         if not run.networks:
             return Conclusion(xr.Dataset())
@@ -80,6 +81,7 @@ class Networks(Probe):
         table = xr.Dataset(
             {
                 "kind": ("network", _words(network.kind for network in networks)),
+                "made": ("network", _words(network.made for network in networks)),
                 **numbers,
                 "n": ("network", [one.labelled for one in measured]),
                 "alive": (("network", "layer"), alive.reshape(len(networks), len(layers))),
@@ -125,6 +127,7 @@ def _table(summary: xr.Dataset, run: Run) -> Table:
             {
                 "network": str(one["network"].item()),
                 "kind": "further" if kind == "network" else kind,
+                "made": str(one["made"].item()),
                 "AUC": _interval(one, "auc"),
                 "accuracy": _interval(one, "accuracy"),
                 "n": int(one["n"]),
