@@ -166,6 +166,14 @@ class Nameless(Darkness):
     name = "Some Darkness"
 
 
+class Stuck(Darkness):
+    """Holds what no other process can be given."""
+
+    def __init__(self):
+        object.__setattr__(self, "below", 120)
+        object.__setattr__(self, "held", lambda: None)
+
+
 class Uncarried(Darkness):
     """Cannot be sent to another process."""
 
@@ -211,6 +219,7 @@ def failing(measure):
         (Locking, STEADY | {"test_travels_between_processes", "test_takes_odd_views"}),
         (Careless, {"test_takes_odd_views"}),
         (Nameless, {"test_is_complete"}),
+        (Stuck, {"test_travels_between_processes"}),
         (Uncarried, {"test_travels_between_processes", "test_does_not_depend_on_other_images"}),
     ],
 )

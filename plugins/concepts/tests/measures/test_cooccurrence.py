@@ -125,11 +125,9 @@ class TestAgainstScikitImage:
         assert np.array_equal(grey_levels(pixels), looped)
 
     def test_crop_after_a_sentinel(self):
-        """The masked matrix of 2018, cropped after its sentinel: normalised over pairs inside it is ours.
-
-        Old versions of scikit-image did not normalise again after the crop; then ASM and contrast shrink
-        with the share of pairs that lie inside.
-        """
+        """The matrix of 2018, cropped after its sentinel, is ours once it is normalised over pairs inside."""
+        # Old versions of scikit-image did not normalise again after the crop; ASM and contrast shrank with
+        # the share of pairs that lie inside.
         grey, inside = drawn(3), np.hypot(*(np.mgrid[:20, :17] - 9)) < 5
         marked = np.where(inside, grey.astype(np.uint16), 256)
         matrix = graycomatrix(marked, [1], [0], levels=257, symmetric=True, normed=True)[:256, :256]
