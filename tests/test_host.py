@@ -804,6 +804,20 @@ class TestDisturbance:
         assert os.environ.pop("LIBRARY_SETTING") == "1"
         del sys.modules[name]
 
+    def test_a_library_may_draw_while_it_is_imported(self, tmp_path, monkeypatch):
+        """What a module draws at its first import is put back, and nobody is blamed."""
+        name = f"library_{next(numbers)}"
+        (tmp_path / f"{name}.py").write_text("import random; random.random()")
+        monkeypatch.syspath_prepend(tmp_path)
+        host = PluginHost()
+        before = random.getstate()
+
+        host.safe_call("observe", self.offered, __import__, name)
+
+        assert host.failures == ()
+        assert random.getstate() == before
+        del sys.modules[name]
+
     def test_survives_a_removed_working_folder(self, tmp_path, monkeypatch):
         """A working folder that somebody removed does not stop the host."""
         gone = tmp_path / "gone"

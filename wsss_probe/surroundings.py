@@ -33,11 +33,15 @@ class Fact:
         Reads a value that compares with ``==``.
     put : callable
         ``put(before)`` restores it.
+    by_import : bool
+        Whether libraries change it when they are first imported (rich draws a number). It is put back
+        then as well, but is not the plugin's deed.
     """
 
     name: str
     get: Callable[[], Any]
     put: Callable[[Any], None]
+    by_import: bool = False
 
 
 @final
@@ -88,10 +92,12 @@ def restore(before: Reading) -> tuple[str, ...]:
         What was changed, in words; empty when nothing was.
     """
     changed = []
+    imports = len(sys.modules) > before.modules
     for fact, value in before.values:
         if fact.get() != value:
             fact.put(value)
-            changed.append(fact.name)
+            if not (fact.by_import and imports):
+                changed.append(fact.name)
     variables = _restore_environment(before)
     if variables:
         changed.append(f"environment variables {', '.join(variables)}")
@@ -213,7 +219,7 @@ def _deterministic() -> tuple[bool, bool]:
 
 
 PROCESS_FACTS: Final = (
-    Fact("random state of Python", random.getstate, random.setstate),
+    Fact("random state of Python", random.getstate, random.setstate, by_import=True),
     Fact("working folder", _folder, _enter),
 )
 
