@@ -14,6 +14,7 @@ from wsss_probe_concepts.relevance.bounds import relevance_bounds, share_bounds
 from wsss_probe_concepts.relevance.evidence import Evidence
 from wsss_probe_concepts.relevance.fits import directions_of, permuted_directions
 from wsss_probe_concepts.relevance.gradients import ConceptGradients, gradient_targets
+from wsss_probe_concepts.relevance.joint import relevant
 from wsss_probe_concepts.relevance.layer import Nulls, Regressed, layer_table
 from wsss_probe_concepts.relevance.probe import ConceptRelevance
 from wsss_probe_concepts.vectors.probe import Rcv
@@ -249,6 +250,53 @@ def test_p_is_calibrated_on_noise(groups):
     assert 1 <= (permuted <= 0.05).sum() <= 11
     assert kstest(permuted, "uniform").pvalue > 0.01
     assert (both <= 0.05).sum() <= (permuted <= 0.05).sum()
+
+
+# -- what a verdict needs -------------------------------------------------------------------------
+
+
+def one_cell(**changes):
+    """Table of one layer, class and concept that is relevant, but for what is changed."""
+    cell, names = ("layer", "class", "concept"), {"q": 0.01, "br_low": 0.5, "br_high": 1.5}
+    numbers = (
+        {"r2_low": 0.1, "groups": 10, "control": -0.4, "alive": True, "kind": "control"} | names | changes
+    )
+    table = {name: (cell, np.full((1, 1, 1), numbers[name])) for name in names}
+    return xr.Dataset(
+        {
+            **table,
+            "br": (cell, np.ones((1, 1, 1))),
+            "r2_low": (("layer", "concept"), [[numbers["r2_low"]]]),
+            "groups": (("layer", "class"), [[numbers["groups"]]]),
+            "network_br": (("layer", "network", "class", "concept"), [[[[numbers["control"]]]]]),
+            "network_alive": (("layer", "network"), [[numbers["alive"]]]),
+            "network_kind": (("layer", "network"), [[numbers["kind"]]]),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, True),
+        ({"br_low": -1.5, "br_high": -0.5}, True),
+        ({"q": 0.05}, False),
+        ({"q": np.nan}, False),
+        ({"r2_low": 0.0}, False),
+        ({"br_low": -0.1}, False),
+        ({"br_low": np.nan, "br_high": np.nan}, False),
+        ({"groups": 9}, False),
+        ({"control": 0.5}, False),
+        ({"control": -0.6}, False),
+        ({"control": np.nan}, False),
+        ({"alive": False}, False),
+        ({"kind": "network"}, False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_each_condition_of_a_verdict_counts(changes, wanted):
+    """A cell that has everything is relevant, on either side of 0, and loses it with any one condition."""
+    assert relevant(one_cell(**changes)).item() is wanted
 
 
 # -- where a score cannot be -----------------------------------------------------------------------

@@ -23,6 +23,7 @@ from wsss_probe_concepts.tcav.classifier import (
     held_out_auc,
     held_out_scores,
 )
+from wsss_probe_concepts.tcav.joint import followed
 from wsss_probe_concepts.tcav.layer import Settings, concept_table, unit_vector
 from wsss_probe_concepts.tcav.probe import Tcav
 
@@ -290,6 +291,39 @@ def test_the_section_shows_scores_beside_their_nulls(planted):
     assert names == ["audited", "shuffled-0", "shuffled-1", "exchanged labels, 95 %"]
     assert "m/chance (not testable)" in figures[0].figure["layout"]["yaxis"]["ticktext"]
     assert len(table.frame) == 2 * 5
+
+
+# -- what a verdict needs -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, True),
+        ({"alignment_low": -0.9, "alignment_high": -0.5}, True),
+        ({"q": 0.05}, False),
+        ({"auc_low": 0.69}, False),
+        ({"auc_low": 0.7}, True),
+        ({"alignment_low": -0.1}, False),
+        ({"groups": 9}, False),
+        ({"control": -0.5}, False),
+        ({"alive": False}, False),
+        ({"kind": "network"}, False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_each_condition_of_a_verdict_counts(changes, wanted):
+    """A cell that has everything is followed, on either side of 0, and loses it with any one condition."""
+    names = {"q": 0.01, "alignment_low": 0.5, "alignment_high": 0.9, "alignment": 0.7, "groups": 10}
+    numbers = names | {"auc_low": 0.8, "control": 0.4, "alive": True, "kind": "control"} | changes
+    cell = ("layer", "class", "concept")
+    table = xr.Dataset({name: (cell, np.full((1, 1, 1), numbers[name])) for name in names})
+    table["auc_low"] = (("layer", "concept"), [[numbers["auc_low"]]])
+    table["network_alignment"] = (("layer", "network", "class", "concept"), [[[[numbers["control"]]]]])
+    table["network_alive"] = (("layer", "network"), [[numbers["alive"]]])
+    table["network_kind"] = (("layer", "network"), [[numbers["kind"]]])
+
+    assert followed(table).item() is wanted
 
 
 # -- nothing where nothing is --------------------------------------------------------------------
