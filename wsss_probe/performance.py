@@ -14,7 +14,14 @@ import numpy as np
 from wsss_probe.contracts import Finding
 from wsss_probe.statistics import Interval, auc, group_bootstrap
 
-__all__ = ["TESTABLE_AUC", "Performance", "measure_performance", "performance_finding", "top_right"]
+__all__ = [
+    "TESTABLE_AUC",
+    "Performance",
+    "bounds",
+    "measure_performance",
+    "performance_finding",
+    "top_right",
+]
 
 TESTABLE_AUC: Final = 0.7
 """The lower bound of the AUC must reach this before anything is concluded from a classifier."""
@@ -59,7 +66,16 @@ class Performance:
 
 
 def bounds(interval: Interval) -> tuple[float, float, float]:
-    """Estimate, lower and upper bound of one number."""
+    """Give estimate, lower and upper bound of one number.
+
+    Parameters
+    ----------
+    interval : Interval
+
+    Returns
+    -------
+    (float, float, float)
+    """
     return float(interval.estimate), float(interval.low), float(interval.high)
 
 

@@ -198,7 +198,7 @@ def test_planted_direction_is_found_until_noise_buries_it() -> None:
 def test_units_change_no_prediction(
     scale: list[float], shift: float, times: float, sign: float, seed: int
 ) -> None:
-    """Scaled channels divide the raw direction by the scale; scaled concepts scale residuals. All models."""
+    """Scaled channels divide the raw direction by the scale, and scaled concepts scale residuals."""
     generator = np.random.default_rng(seed)
     features = generator.normal(size=(40, 5))
     concepts = features[:, :2] + generator.normal(size=(40, 2))

@@ -65,7 +65,8 @@ class Networks(Probe):
         Conclusion
             By (network): ``kind``, ``made``; ``auc`` and ``accuracy``, each with ``_low`` and ``_high`` (95 %
             over groups), NaN without labels; ``n`` images behind them. By (network, layer): ``alive``.
-            Without variables where there is no further network. No finding: none of this is what networks share.
+            Without variables where there is no further network. No finding: none of this is what networks
+            share.
         """
         if not run.networks:
             return Conclusion(xr.Dataset())
