@@ -351,6 +351,23 @@ def test_p_is_calibrated_on_chance(groups):
     assert kstest(p, "uniform").pvalue > 0.01
 
 
+def test_groups_stay_whole_in_folds_and_nulls():
+    """Features that know the patient alone part no others, and two patients have no other order."""
+    rng = np.random.default_rng(0)
+    patient = np.arange(80) // 4
+    features = rng.normal(size=(20, 40))[patient] + 0.01 * rng.normal(size=(80, 40))
+    labels = (rng.permutation(20) % 2)[patient].astype(float)
+    gradient, member = rng.normal(size=(80, 1, 40)), np.ones((80, 1), bool)
+    (concept,) = binary_concepts(labels[:, None])
+    settings = Settings(19, 50, 0)
+
+    many = concept_table(Evidence(features, gradient, member, patient), concept, settings)
+    two = concept_table(Evidence(features, gradient, member, labels), concept, settings)
+
+    assert float(many["auc_low"]) < 0.7  # divided by images it would be 1
+    assert two["p_permuted"].item() == 1
+
+
 # -- bad input ---------------------------------------------------------------------------------
 
 
