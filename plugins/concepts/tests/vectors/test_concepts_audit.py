@@ -55,6 +55,7 @@ def folder(tmp_path_factory):
         "--layers": "0,2,3",
         "--controls": "shuffled:2",
         "--only-plugins": "concepts",
+        "--concepts": "none",
         "--out": folder / "run",
     }
     words = [str(word) for pair in arguments.items() for word in pair]
