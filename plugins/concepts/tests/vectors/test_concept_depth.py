@@ -211,6 +211,7 @@ class TestWarnings:
 
         assert "2 of 4 concepts" in statement
         assert "'planted/size' with 'planted/double' (r = -1.00)" in statement
+        assert statement.count("(r = ") == 1
         assert "noise" not in statement
 
     def test_independent_concepts_are_not_called_collinear(self, planted, conclude):
