@@ -1,6 +1,9 @@
 """Measuring concepts: each image once, in order, resumed, with what failed left out and said."""
 
 import math
+import os
+import signal
+import threading
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,6 +81,20 @@ class Broken(ConceptMeasure):
             "nan": {"value": math.nan},
         }
         return answers.get(self.how, {"value": 2.0})
+
+
+@dataclass(frozen=True)
+class Lost(Darkness):
+    """Kills the process that it runs in; holds whatever it is given."""
+
+    held: object = None
+
+    def __init__(self, held):
+        object.__setattr__(self, "held", held)
+
+    def measure(self, view):
+        """Be killed, as for want of memory."""
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Reads(Probe):
@@ -251,6 +268,18 @@ class TestMeasuring:
         strict = PluginHost(strict=True)
         with pytest.raises(ProbeError, match="broken of plugin texture"):
             measure_concepts(replace(task, host=strict))
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("how", ["dies", "cannot be sent"])
+    def test_a_lost_process_is_one_line(self, folder, how):
+        """A process that is killed, or a measure that cannot be sent to one, names the way out."""
+        task = task_of(folder, Lost(how) if how == "dies" else Lost(threading.Lock()), processes=2)
+
+        with pytest.raises(
+            ProbeError, match=r"several processes; found: .+; remedy: give --processes 1"
+        ) as caught:
+            measure_concepts(task)
+        assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("how", ["inf", "nan"])
     def test_what_is_not_finite_is_undefined(self, folder, how):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pickle import PickleError
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from wsss_probe.contracts import Concept, ConceptMeasure, View
-from wsss_probe.errors import PluginError
+from wsss_probe.errors import PluginError, ProbeError
 from wsss_probe.images import ManifestSource
 from wsss_probe.isolation import STRICT, Isolation
 from wsss_probe.schema import escape
@@ -155,9 +157,17 @@ def _measured(task: MeasureTask, missing: Sequence[int]) -> Iterator[_Values]:
         return
     from joblib import Parallel, delayed
 
-    # loky's processes do not run the caller's main module again, so scripts need no guard
-    with Parallel(n_jobs=processes, return_as="generator", backend="loky") as pool:
-        yield from pool(delayed(measure_images)(*asked, part) for part in ranges)
+    try:
+        # loky's processes do not run the caller's main module again, so scripts need no guard
+        with Parallel(n_jobs=processes, return_as="generator", backend="loky") as pool:
+            yield from pool(delayed(measure_images)(*asked, part) for part in ranges)
+    except (BrokenProcessPool, PickleError) as error:
+        # a process that was killed, for its memory say, or a measure that cannot be sent to one
+        raise ProbeError(
+            "concepts cannot be measured in several processes",
+            found=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            remedy="give --processes 1, or leave measures out with --concepts",
+        ) from error
 
 
 def _processes(task: MeasureTask, shards: int) -> int:
