@@ -85,7 +85,7 @@ def _print_forecast(prepared: Prepared, folder: Path) -> None:
         "concepts": ", ".join(f"{len(own.concepts)} of {own.offered.name}" for own in prepared.measures)
         or "none",
         "probes": ", ".join(o.item.name for stage in prepared.stages for o in stage) or "none",
-        "predicted time": f"{minutes} for the passes (rehearsed on {price.rehearsed} images); conclusions besides",
+        "predicted time": f"{minutes} for the passes (from {price.rehearsed} images); conclusions besides",
         "predicted size": f"{price.bytes / 1e6:.1f} MB",
         "run folder": str(folder),
         "plan": plan.id[:16],
