@@ -306,3 +306,23 @@ def test_another_model_is_refused():
     """A model that rcv does not know is one clear line."""
     with pytest.raises(UsageError, match="lasso"):
         NetworkComparison(model="lasso")
+
+
+def test_a_fit_that_goes_astray_does_not_lead():
+    """An R² far below 0 counts as not encoded: it neither comes first nor stretches the figure."""
+    wild = {"texture/energy": 0.3, "colour/red": 0.8}
+    tables = {
+        layer: table(networks(audited={"texture/energy": -20.0, "colour/red": 0.0}, tuned=wild))
+        for layer in layers()
+    }
+    run, summary, findings = concluded(tables, "tuned")
+    told = [name.rpartition("@")[2] for name in findings if name.startswith("difference@")]
+
+    assert told.index("colour/red") < told.index("texture/energy")
+    said = findings["difference@audited@tuned@texture/energy"].statement
+    assert said.count("(the lesser below 0)") == len(layers())
+    assert "below 0" not in findings["difference@audited@tuned@colour/red"].statement.partition(";")[0]
+    (section,) = check_sections(probe.sections(summary, run), probe.name)
+    drawn = section.blocks[1].figure["data"]
+    assert min(min(trace["y"]) for trace in drawn if "y" in trace) == -1
+    assert "beyond 1 are cut off" in section.blocks[1].caption

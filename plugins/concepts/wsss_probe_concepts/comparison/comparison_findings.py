@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from wsss_probe.contracts import Run
 
-__all__ = ["ALPHA", "different", "findings", "strongest"]
+__all__ = ["ALPHA", "different", "encoded_difference", "findings", "strongest"]
 
 ALPHA: Final = 0.05
 """False discovery rate over concepts, layers and pairs."""
@@ -40,6 +40,25 @@ def different(table: xr.Dataset) -> np.ndarray:
     return np.asarray(apart & (table["q"].values < ALPHA), dtype=bool)
 
 
+def encoded_difference(table: xr.Dataset) -> np.ndarray:
+    """Size of each difference between two R² of which none counts below 0.
+
+    A fit that goes astray on one image reaches any R² below 0; by how much says nothing of the concept.
+
+    Parameters
+    ----------
+    table : Dataset
+        Of :func:`wsss_probe_concepts.comparison.comparison_conclusion.conclude`, or a part of it.
+
+    Returns
+    -------
+    ndarray of float64, in the dimensions of ``difference``
+        At least 0; 0 where undefined.
+    """
+    first, second = (np.maximum(table[name].values, 0) for name in ("first_r2", "second_r2"))
+    return np.asarray(np.abs(np.nan_to_num(first - second)))
+
+
 def strongest(pair: xr.Dataset, number: int) -> list[int]:
     """Choose concepts in which two networks differ most.
 
@@ -52,9 +71,10 @@ def strongest(pair: xr.Dataset, number: int) -> list[int]:
     Returns
     -------
     list of int
-        Positions: those that differ at some layer first, then by the largest absolute difference there.
+        Positions: those that differ at some layer first, then by the largest difference there, as
+        :func:`encoded_difference` measures it.
     """
-    size = np.abs(np.nan_to_num(pair["difference"].values))
+    size = encoded_difference(pair)
     found = different(pair)
     told = np.where(found, size, 0).max(axis=0, initial=0)
     order = np.lexsort((-size.max(axis=0, initial=0), -told, ~found.any(axis=0)))
@@ -136,7 +156,7 @@ def _of_concept(pair: xr.Dataset, concept: int, run: Run) -> Finding:
     one = pair.isel(concept=concept)
     found = different(one)
     difference = one["difference"].values
-    lead = int(np.argmax(np.where(found, np.abs(difference), -1)))
+    lead = int(np.argmax(np.where(found, encoded_difference(one), -1)))
     sides = {"better": found & (difference > 0), "worse": found & (difference < 0)}
     said = [f"{word} than {second} {_places(one, at)}" for word, at in sides.items() if at.any()]
     doubts = _doubts(one, lead, run)
@@ -160,9 +180,13 @@ def _of_concept(pair: xr.Dataset, concept: int, run: Run) -> Finding:
 
 def _places(one: xr.Dataset, chosen: np.ndarray) -> str:
     """Name layers with their difference and interval."""
+    lesser = np.minimum(one["first_r2"].values, one["second_r2"].values)
     values = (one[key].values for key in ("difference", "low", "high"))
-    told = zip(one["layer"].values, *values, strict=True)
-    worded = [f"{name}: {value:+.2f} [{low:+.2f}, {high:+.2f}]" for name, value, low, high in told]
+    told = zip(one["layer"].values, *values, lesser, strict=True)
+    worded = [
+        f"{name}: {value:+.2f} [{low:+.2f}, {high:+.2f}]{' (the lesser below 0)' if least < 0 else ''}"
+        for name, value, low, high, least in told
+    ]
     return "at " + ", ".join(text for text, kept in zip(worded, chosen, strict=True) if kept)
 
 

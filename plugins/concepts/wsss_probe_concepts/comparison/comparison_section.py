@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from wsss_probe import Figure, Section, Table, Text
@@ -20,6 +21,9 @@ __all__ = ["sections"]
 
 _DRAWN = 6
 """Concepts in a figure; as many as there are colours."""
+
+_LARGEST = 1.0
+"""Differences are drawn up to here."""
 
 DEFINITION = (
     "Difference of held-out R² = (SSE of the second - SSE of the first) / SSB, squared errors of predictions "
@@ -77,14 +81,17 @@ def _figure(pair: xr.Dataset) -> Figure:
     which = "All" if len(drawn) == total else f"The {len(drawn)} most different of"
     caption = (
         f"{first} less {second}: held-out R² ({pair.attrs['model']}) over depth, 95 % intervals over "
-        f"{_units(pair)}. {which} {total} concepts; zero: no difference."
+        f"{_units(pair)}. {which} {total} concepts; zero: no difference; differences beyond {_LARGEST:g} are "
+        "cut off."
     )
     figure = depth_plot(layers, curves, f"R² of {first} less R² of {second}")
     return Figure(figure, caption, DEFINITION, _rows(pair))
 
 
 def _curve(one: xr.Dataset) -> Curve:
-    return Curve(one["difference"].values, one["low"].values, one["high"].values)
+    """Differences as far as they are drawn: a fit that goes astray on one image has any R² below 0."""
+    drawn = (np.clip(one[name].values, -_LARGEST, _LARGEST) for name in ("difference", "low", "high"))
+    return Curve(*drawn)
 
 
 def _units(table: xr.Dataset) -> str:
