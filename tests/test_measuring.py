@@ -197,6 +197,19 @@ class TestMeasuring:
 
         assert found["reason"].sel(concept="darkness/mean") == "common"
 
+    def test_names_that_paths_cannot_hold(self, folder):
+        """A measure is known by its own name, whatever the store makes of it."""
+
+        class Plus(Darkness):
+            name = "dark+1"
+
+        task = task_of(folder, Plus())
+        measure_concepts(task)
+        found = read_concepts(task.store, task.source.manifest.frame)
+
+        assert "dark+1/spread" in found["concept"].values
+        assert found["reason"].sel(concept="dark+1/spread") == "the image is dark"
+
     def test_no_image_is_measured_twice(self, folder, monkeypatch):
         """What the ledger names is not measured again, and gives the same table."""
         calls = []

@@ -11,6 +11,7 @@ import numpy as np
 
 from wsss_probe.measuring import COUNTED, STAGE, TABLES
 from wsss_probe.offers import MANIFEST
+from wsss_probe.schema import unescape
 from wsss_probe.table import COLUMNS, TILE
 
 if TYPE_CHECKING:
@@ -72,12 +73,12 @@ def _measured(store: Store) -> Iterator[_Measured]:
     for path in sorted(set.intersection(*(_tables(line) for line in lines))):
         table = store.table(path)
         assert table is not None  # noqa: S101  # the ledger says that it was written
-        measure = path.removeprefix(TABLES)
-        for position, concept in enumerate(map(str, table["concept"].values)):
-            unit, meaning = (str(table[key].values[position]) for key in ("unit", "meaning"))
+        measure = unescape(path.removeprefix(TABLES))
+        texts = [[str(text) for text in table[key].values] for key in ("concept", "unit", "meaning")]
+        values = np.asarray(table["value"].values, dtype=np.float64)
+        for concept, unit, meaning, own in zip(*texts, values.T, strict=True):
             reason = _commonest(lines, f"{COUNTED}{measure}/{concept}: ")
-            values = np.asarray(table["value"][:, position].values, dtype=np.float64)
-            yield _Measured(f"{measure}/{concept}", unit, meaning, reason, values)
+            yield _Measured(f"{measure}/{concept}", unit, meaning, reason, own)
 
 
 def _tables(line: LedgerLine) -> set[str]:
