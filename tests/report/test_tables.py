@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from datetime import datetime
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from wsss_probe.report.tables import EXPLAINED_ROWS_SHOWN, ROWS_SHOWN, encode_table, from_csv, to_csv
+from wsss_probe.contracts import Figure
+from wsss_probe.report.plots import encode_figure
+from wsss_probe.report.tables import (
+    EXPLAINED_ROWS_SHOWN,
+    NUMBERS_SHOWN,
+    ROWS_SHOWN,
+    encode_table,
+    from_csv,
+    to_csv,
+)
 
 
 def test_cells_are_written_for_people_and_sorted_as_numbers() -> None:
@@ -106,3 +116,21 @@ def test_csv_is_cut_after_a_whole_line() -> None:
     kept = table.csv.splitlines()[1:]
     assert set(kept) == {"x" * 40}
     assert table.notes[-1] == f"The CSV holds the first {len(kept)} of 1000 rows, to keep this file small."
+
+
+def test_sort_keys_are_short() -> None:
+    """A number on the page is sorted by nine of its digits, a whole number by all; the CSV has all."""
+    table = encode_table(pd.DataFrame({"x": [1 / 3, 12345678901.0, math.inf]}), "")
+
+    assert [row[0] for row in table.order] == [0.333333333, 12345678901.0, 1.7e308]
+    assert str(1 / 3) in table.csv
+
+
+def test_the_numbers_of_a_figure_are_fewer() -> None:
+    """What a figure shows already stands below it with fewer rows, and whole in its CSV."""
+    frame = pd.DataFrame({"x": range(NUMBERS_SHOWN + 1)})
+    found = encode_figure(Figure({"data": [], "layout": {}}, "c", data=frame)).numbers
+
+    assert found is not None
+    assert len(found.rows) == NUMBERS_SHOWN
+    assert len(found.csv.splitlines()) == NUMBERS_SHOWN + 2

@@ -14,7 +14,7 @@ import numpy as np
 
 from wsss_probe.report.colors import PALETTE
 from wsss_probe.report.encoded import EncodedFigure
-from wsss_probe.report.tables import encode_table
+from wsss_probe.report.tables import NUMBERS_SHOWN, encode_table
 from wsss_probe.report.text import one_line, visible
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def encode_figure(figure: Figure) -> EncodedFigure:
         caption=visible(figure.caption),
         definition=visible(figure.definition),
         height=layout["height"],
-        numbers=None if figure.data is None else encode_table(figure.data, ""),
+        numbers=None if figure.data is None else encode_table(figure.data, "", rows=NUMBERS_SHOWN),
         notes=tuple(notes + [note for _, note in thinned if note]),
     )
 

@@ -15,13 +15,23 @@ import pandas as pd
 from wsss_probe.report.encoded import EncodedTable
 from wsss_probe.report.text import DASH, number, one_line, visible
 
-__all__ = ["EXPLAINED_ROWS_SHOWN", "ROWS_SHOWN", "encode_table", "from_csv", "to_csv"]
+__all__ = [
+    "EXPLAINED_ROWS_SHOWN",
+    "NUMBERS_SHOWN",
+    "ROWS_SHOWN",
+    "encode_table",
+    "from_csv",
+    "to_csv",
+]
 
 ROWS_SHOWN = 500
 """Rows on the page; the CSV holds the others."""
 
 EXPLAINED_ROWS_SHOWN = 2048
 """The same for a table whose columns have meanings: it is there to be searched, not to be looked over."""
+
+NUMBERS_SHOWN = 200
+"""The same for the numbers of a figure, which the figure shows already."""
 
 CSV_LENGTH = 2_000_000
 """In characters; a longer CSV is cut after a whole line, with a note."""
@@ -34,6 +44,7 @@ def encode_table(
     caption: str,
     csv_length: int = CSV_LENGTH,
     meanings: Mapping[str, str] | None = None,
+    rows: int = ROWS_SHOWN,
 ) -> EncodedTable:
     """Encode a frame; its index is not shown.
 
@@ -45,13 +56,15 @@ def encode_table(
         Longest CSV, in characters.
     meanings : mapping of str to str, optional
         By column.
+    rows : int
+        On the page, for a table without meanings.
 
     Returns
     -------
     EncodedTable
     """
     meanings = meanings or {}
-    shown = frame.head(EXPLAINED_ROWS_SHOWN if meanings else ROWS_SHOWN)
+    shown = frame.head(EXPLAINED_ROWS_SHOWN if meanings else rows)
     columns = [_column(shown.iloc[:, i].tolist()) for i in range(shown.shape[1])]
     text, kept = to_csv(frame, csv_length)
     return EncodedTable(
@@ -85,8 +98,9 @@ def _column(values: Sequence[Any]) -> tuple[list[str], list[float | None]]:
 
 
 def _round_trip(value: Any) -> float | None:
-    """Sort keys stay finite: JSON knows no infinity."""
-    return max(-1.7e308, min(1.7e308, float(value)))
+    """Sort keys stay finite, since JSON knows no infinity, and short: a page holds thousands."""
+    finite = max(-1.7e308, min(1.7e308, float(value)))
+    return finite if finite.is_integer() else float(f"{finite:.9g}")
 
 
 def _is_number(value: Any) -> bool:
