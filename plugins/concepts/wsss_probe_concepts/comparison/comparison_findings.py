@@ -184,7 +184,7 @@ def _places(one: xr.Dataset, chosen: np.ndarray) -> str:
     values = (one[key].values for key in ("difference", "low", "high"))
     told = zip(one["layer"].values, *values, lesser, strict=True)
     worded = [
-        f"{name}: {value:+.2f} [{low:+.2f}, {high:+.2f}]{' (the lesser below 0)' if least < 0 else ''}"
+        f"{name}: {value:+.3f} [{low:+.3f}, {high:+.3f}]{' (the lesser below 0)' if least < 0 else ''}"
         for name, value, low, high, least in told
     ]
     return "at " + ", ".join(text for text, kept in zip(worded, chosen, strict=True) if kept)
