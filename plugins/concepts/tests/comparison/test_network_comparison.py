@@ -141,7 +141,7 @@ def test_better_here_and_worse_there_is_told_in_one_sentence():
     _, _, findings = concluded(tables, "tuned")
     statement = findings["difference@audited@tuned@colour/red"].statement
 
-    assert f"better than tuned at {last}: +0.1" in statement
+    assert f"better than tuned at {last}: +0.098" in statement
     assert f"worse than tuned at {first}: -0.3" in statement
 
 
