@@ -307,13 +307,22 @@ class TestConclusionAndSections:
             check_conclusion(Conclusion(xr.Dataset(), (twin, twin)), NAME)
 
     def test_a_good_conclusion_passes(self):
-        """A summary with findings passes; an interval may be equal or unknown."""
-        nan = float("nan")
-        findings = tuple(
-            Finding(str(i), "ok", "It is.", interval=pair) for i, pair in enumerate([(1.0, 1.0), (nan, nan)])
-        )
+        """A summary with findings passes; an interval may be equal."""
+        findings = (Finding("a", "ok", "It is.", effect=1.0, interval=(1.0, 1.0)),)
 
         assert check_conclusion(Conclusion(xr.Dataset(), findings), NAME).findings == findings
+
+    def test_an_undefined_number_is_none(self):
+        """NaN as effect or interval is none, as a file of findings keeps it."""
+        nan = float("nan")
+        findings = (
+            Finding("a", "ok", "It is.", effect=nan, interval=(nan, nan)),
+            Finding("b", "ok", "It is.", effect=2.0, interval=(nan, 3.0)),
+        )
+        first, second = check_conclusion(Conclusion(xr.Dataset(), findings), NAME).findings
+
+        assert (first.effect, first.interval) == (None, None)
+        assert (second.effect, second.interval) == (2.0, None)
 
     def test_choices_and_scores_of_maps_pass(self):
         """Choices and scores of maps come out as they went in."""

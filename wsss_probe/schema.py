@@ -202,6 +202,7 @@ def check_conclusion(conclusion: Any, name: str) -> Conclusion:
     Returns
     -------
     Conclusion
+        An effect or interval that is NaN is none: JSON knows no NaN.
 
     Raises
     ------
@@ -220,7 +221,15 @@ def check_conclusion(conclusion: Any, name: str) -> Conclusion:
     _refuse_twins([finding.name for finding in findings], f"{name}: two findings share a name")
     _refuse_twins([choice.what for choice in choices], f"{name}: two choices share a name")
     summary = check_summary(conclusion.summary, name)
+    findings = tuple(_without_nan(finding) for finding in findings)
     return Conclusion(summary, findings, choices, check_map_scores(conclusion.map_scores, name))
+
+
+def _without_nan(finding: Finding) -> Finding:
+    effect, interval = finding.effect, finding.interval
+    undefined = effect is not None and math.isnan(effect)
+    unbounded = interval is not None and any(math.isnan(end) for end in interval)
+    return replace(finding, effect=None if undefined else effect, interval=None if unbounded else interval)
 
 
 def _refuse_twins(names: list[str], what: str) -> None:
