@@ -464,10 +464,11 @@ class TestFigures:
         assert figure.figure["data"][1]["x"][0] == pytest.approx(float(own["cosine_median"]))
 
     def test_all_numbers_are_there_to_download(self, shown):
-        """One row per network, layer, concept and model; q beside the audited network's ridge only."""
+        """One row per network, layer, concept and model, of controls ridge only; q beside the audited ridge."""
         table = shown.table
         frame = all_numbers(table)
-        assert len(frame) == 4 * 2 * 3 * 3
+        assert len(frame) == 2 * 2 * 3 * 3 + 2 * 2 * 3
+        assert set(frame[frame["network"].str.startswith("shuffled")]["model"]) == {"ridge"}
         tested = frame[frame["q"].notna()]
         assert set(tested["network"]) == {"audited"}
         assert set(tested["model"]) == {"ridge"}

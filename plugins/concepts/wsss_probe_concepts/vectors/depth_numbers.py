@@ -52,7 +52,7 @@ _COLUMNS: Final = {
 
 
 def all_numbers(table: xr.Dataset) -> pd.DataFrame:
-    """Write one row per network, layer, concept and model.
+    """Write one row per network, layer, concept and model; of controls the primary model's only.
 
     Parameters
     ----------
@@ -79,7 +79,8 @@ def all_numbers(table: xr.Dataset) -> pd.DataFrame:
     q = np.broadcast_to(table["q_value"].transpose("layer", "concept").values[None, :, :, None], size).ravel()
     alive = table["alive"].transpose("network", "layer").values[grid[0].ravel(), grid[1].ravel()]
     frame = pd.DataFrame(names | numbers | shared | {"q": np.where(tested, q, np.nan), "alive": alive})
-    return frame.round(6)  # a download holds twice as many rows
+    told = (table["kind"].values[grid[0].ravel()] != "control") | (names["model"] == PRIMARY)
+    return frame[told].reset_index(drop=True).round(6)  # a report has no room for the rest
 
 
 def concept_table(table: xr.Dataset) -> Table:
@@ -101,7 +102,7 @@ def concept_table(table: xr.Dataset) -> Table:
         f"One row per concept and layer of the audited network; {table.attrs['images']} images in "
         f"{table.attrs['groups']} groups{note}; {table.attrs['folds']} folds × {table.attrs['repeats']}. "
         "Controls are networks that learned nothing, at the same layer. The curves' download holds all "
-        "networks and models."
+        "networks, and all models but those of the controls."
     )
     return Table(
         frame, caption, meanings={key: text for key, text in _MEANINGS.items() if key in frame.columns}
