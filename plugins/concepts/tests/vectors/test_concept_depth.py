@@ -464,7 +464,7 @@ class TestFigures:
         assert figure.figure["data"][1]["x"][0] == pytest.approx(float(own["cosine_median"]))
 
     def test_all_numbers_are_there_to_download(self, shown):
-        """One row per network, layer, concept and model, of controls ridge only; q beside the audited ridge."""
+        """One row per network, layer, concept and model, of controls ridge only; q beside the audited one."""
         table = shown.table
         frame = all_numbers(table)
         assert len(frame) == 2 * 2 * 3 * 3 + 2 * 2 * 3
