@@ -10,6 +10,7 @@ from wsss_probe_concepts.vectors.depth_figures import depth_curves, heatmap, sta
 from wsss_probe_concepts.vectors.depth_numbers import all_numbers, concept_table, fits_table
 from wsss_probe_concepts.vectors.depth_probe import ConceptDepth
 from wsss_probe_concepts.vectors.encoded import Cell, best_cell, correlations, encoded, strongest
+from wsss_probe_concepts.vectors.panels import grid_layout
 from wsss_probe_concepts.vectors.probe import Rcv
 
 from wsss_probe import Figure, Gallery, Section, Table, Text
@@ -529,3 +530,13 @@ class TestFigures:
         again = replace(run, summaries=stored).concluded(ConceptDepth())
 
         assert [f.statement for f in again.findings] == [f.statement for f in conclusion.findings]
+
+
+def test_names_of_layers_stand_at_the_bottom_panels_only():
+    """In a grid of five panels the two upper left ones have no names along x, since others stand below."""
+    layout = grid_layout(list("abcde"), {"title": "layer"}, {"title": "R²"})
+    named = [layout[f"xaxis{number}"].get("showticklabels", True) for number in ("", 2, 3, 4, 5)]
+
+    assert named == [False, False, True, True, True]
+    assert "title" not in layout["xaxis"]
+    assert layout["xaxis3"]["title"] == "layer"

@@ -8,8 +8,9 @@ from typing import Any
 __all__ = ["grid_layout", "in_panel"]
 
 _COLUMNS = 3
-_BETWEEN_COLUMNS, _BETWEEN_ROWS = 0.05, 0.16
+_BETWEEN_COLUMNS, _BETWEEN_ROWS = 0.05, 0.11
 _HEIGHT = 300
+_UNNAMED = {"showticklabels": False}  # slanted names of layers would run into the panel below
 
 
 def grid_layout(titles: Sequence[str], x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
@@ -20,7 +21,8 @@ def grid_layout(titles: Sequence[str], x: dict[str, Any], y: dict[str, Any]) -> 
     titles : sequence of str
         Of the panels, in reading order.
     x, y : dict
-        Axes of every panel; titles of axes stand at the left column and the bottom panels only.
+        Axes of every panel; titles of axes stand at the left column and the bottom panels only, names of
+        places along x at the bottom panels only.
 
     Returns
     -------
@@ -35,7 +37,7 @@ def grid_layout(titles: Sequence[str], x: dict[str, Any], y: dict[str, Any]) -> 
         across, up = _extent(column, columns, _BETWEEN_COLUMNS), _extent(rows - 1 - row, rows, _BETWEEN_ROWS)
         number = "" if panel == 0 else str(panel + 1)
         below = panel + columns >= len(titles)
-        own_x = x if below else {key: value for key, value in x.items() if key != "title"}
+        own_x = x if below else {key: value for key, value in x.items() if key != "title"} | _UNNAMED
         own_y = y if column == 0 else {key: value for key, value in y.items() if key != "title"}
         layout[f"xaxis{number}"] = own_x | {"domain": across, "anchor": f"y{number}"}
         layout[f"yaxis{number}"] = own_y | {"domain": up, "anchor": f"x{number}"}
