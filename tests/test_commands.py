@@ -299,7 +299,7 @@ class TestAudit:
 
         for text in (
             f"{factory}:net", "2 × 2 networks", "features: ", "timesgradient at features",
-            "a rehearsal on 2 images", " MB", str(tmp_path / "run"),
+            "for the passes (from 2 images)", " MB", str(tmp_path / "run"),
         ):  # fmt: skip
             assert text in said
         assert not list(tmp_path.glob("run*"))

@@ -233,7 +233,8 @@ class TestAgain:
             monkeypatch.chdir(tmp_path / place)
             outcome = wsss_probe.audit(
                 planted_gap(), tmp_path / "manifest.csv",
-                out="run", layers="features", preprocess="unit", controls="shuffled:1", max_bad_fraction=0.5,
+                out="run", layers="features", preprocess="unit", controls="shuffled:1",
+                max_bad_fraction=0.5, concepts="colour",
             )  # fmt: skip
             pages.append((outcome.folder / "report.html").read_text())
             records.append(json.loads((outcome.folder / "run.json").read_text()))

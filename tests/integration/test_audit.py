@@ -23,6 +23,7 @@ SMALL = {
     "batch_size": 4,
     "layers": ("features",),
     "controls": "shuffled:2",
+    "concepts": ("colour",),
 }
 
 
@@ -234,7 +235,8 @@ def put(self, *arguments):
     true_put(self, *arguments)
 store.Store._put = put
 wsss_probe.audit(planted_gap(), scenes, out=out, classes=("background", "foreground"), preprocess="unit",
-                 batch_size=4, layers=("features",), controls="shuffled:1", store_activations=("features",))
+                 batch_size=4, layers=("features",), controls="shuffled:1", store_activations=("features",),
+                 concepts=("colour",))
 """
 
 
@@ -270,7 +272,7 @@ def test_interrupt_leaves_a_run_that_resumes(scenes, factory, tmp_path, command)
     arguments = [
         "audit", "--model", factory, "--trust-code", "--manifest", scenes, "--preprocess", "unit",
         "--batch-size", "1", "--classes", "background,foreground", "--layers", "features",
-        "--controls", "shuffled:1", "--out", tmp_path / "run", "--no-progress",
+        "--controls", "shuffled:1", "--concepts", "colour", "--out", tmp_path / "run", "--no-progress",
     ]  # fmt: skip
     child = subprocess.Popen(
         [sys.executable, "-m", "wsss_probe", *map(str, arguments)], stderr=subprocess.PIPE, text=True

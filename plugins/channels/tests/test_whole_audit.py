@@ -70,6 +70,7 @@ def audited(manifest, out, **more):
         multilabel=True,
         preprocess="unit size=24x36 channels=1 mean=0 std=1",
         batch_size=8,
+        concepts="none",
         **more,
     )
 
