@@ -787,7 +787,7 @@ def scenes(*blue, number=12):
     return TensorSource(images, torch.from_numpy(masks), ["foreground"])
 
 
-QUICK = {"layers": "features", "controls": "none", "concepts": "colour", "batch_size": 4}
+QUICK = {"layers": "features", "controls": "none", "concepts": "none", "batch_size": 4}
 
 
 @pytest.fixture
