@@ -9,6 +9,7 @@ import numpy as np
 
 from wsss_probe import Finding
 from wsss_probe.statistics import FEW_GROUPS
+from wsss_probe_concepts.relevance.living import living_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -129,7 +130,7 @@ def _finding(table: xr.Dataset, name: str, floor: float, run: Run) -> Finding:
         return Finding(title, "notice", f"Class {name}: relevance of concepts is not estimable: {why}.", n=0)
     cell = table.isel(layer=best[0], concept=best[1])
     shown, tried = bool(cell["relevant"]), int(np.isfinite(table["q"].values).sum())
-    controls = _living(cell)
+    controls = living_number(cell, "br")
     reached = float(np.max(np.abs(list(controls.values())), initial=-1)) if controls else np.nan
     said = lacking(cell, reached, floor)
     parts = [
@@ -176,16 +177,6 @@ def _numbers(cell: xr.Dataset) -> str:
         f"held-out R² {float(cell['r2_held']):.2f} "
         f"[{float(cell['r2_low']):.2f}, {float(cell['r2_high']):.2f}]"
     )
-
-
-def _living(cell: xr.Dataset) -> dict[str, float]:
-    """Br of every living control that has one, by its name."""
-    if "network" not in cell.dims:
-        return {}
-    counted = (cell["network_kind"].values == "control") & cell["network_alive"].values.astype(bool)
-    counted &= np.isfinite(cell["network_br"].values)
-    names, values = cell["network"].values[counted], cell["network_br"].values[counted]
-    return {str(name): float(value) for name, value in zip(names, values, strict=True)}
 
 
 def _control_words(controls: Mapping[str, float]) -> str:

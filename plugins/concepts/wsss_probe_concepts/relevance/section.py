@@ -12,6 +12,7 @@ from wsss_probe import Figure, Section, Table, Text
 from wsss_probe.report.figures import bars_with_controls
 from wsss_probe.report.markdown import literal
 from wsss_probe_concepts.relevance.findings import strongest
+from wsss_probe_concepts.relevance.living import living_scores
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -161,7 +162,7 @@ def _figure(at: xr.Dataset, name: str, title: str, null: str, scored: int) -> Fi
     values = {"score": at[name].values} | {kind: at[f"{name}_{kind}"].values for kind in kinds}
     if name == "br":
         values |= {f"null_{end}": at[f"br_random_{end}"].values for end in ("low", "high")}
-    controls = _controls(at, name)
+    controls = living_scores(at, name)
     figure = scored_bars(labels, values, controls, f"{title} of class {at['class'].item()}", null)
     left = f", the {len(labels)} strongest of {scored} concepts" if scored > len(labels) else ""
     many = "s" if len(controls) > 1 else ""
@@ -177,15 +178,6 @@ def _figure(at: xr.Dataset, name: str, title: str, null: str, scored: int) -> Fi
         {"concept": labels, title: values["score"], **{k: values[k] for k in kinds}, **controls}
     )
     return Figure(figure, caption, DEFINITION, data)
-
-
-def _controls(at: xr.Dataset, name: str) -> dict[str, np.ndarray]:
-    """Scores of living controls, by name, (concept,) each."""
-    if "network" not in at.dims:
-        return {}
-    living = (at["network_kind"].values == "control") & at["network_alive"].values.astype(bool)
-    scores = at[f"network_{name}"].transpose("network", "concept").values
-    return {str(at["network"].values[row]): scores[row] for row in np.flatnonzero(living)}
 
 
 def _table(table: xr.Dataset) -> Table:
@@ -210,7 +202,7 @@ def _rows(at: xr.Dataset) -> pd.DataFrame:
     """Rows of one class at one layer."""
     br = at["br"].values
     largest = np.max(np.abs(br[np.isfinite(br)]), initial=0.0)
-    controls = np.array([*_controls(at, "br").values()]).reshape(-1, len(br))
+    controls = np.array([*living_scores(at, "br").values()]).reshape(-1, len(br))
     columns = {
         "class": str(at["class"].item()),
         "layer": str(at["layer"].item()),

@@ -8,6 +8,7 @@ import numpy as np
 
 from wsss_probe import Finding
 from wsss_probe.statistics import FEW_GROUPS
+from wsss_probe_concepts.relevance.living import living_number
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -65,7 +66,7 @@ def strongest(table: xr.Dataset) -> tuple[int, int] | None:
 def _finding(table: xr.Dataset, best: tuple[int, int], run: Run) -> Finding:
     cell = table.isel(layer=best[0], concept=best[1])
     name, shown = str(cell["class"].item()), bool(cell["relevant"])
-    controls = _living(cell)
+    controls = living_number(cell, "alignment")
     said = _lacking(cell, controls)
     parts = [
         _opening(table, cell, shown=shown),
@@ -129,16 +130,6 @@ def _lacking(cell: xr.Dataset, controls: dict[str, float]) -> list[str]:
     if not int(cell["groups"]) >= FEW_GROUPS:
         said.append(f"fewer than {FEW_GROUPS} groups")
     return said
-
-
-def _living(cell: xr.Dataset) -> dict[str, float]:
-    """Alignment in every living control that has one, by its name."""
-    if "network" not in cell.dims:
-        return {}
-    counted = (cell["network_kind"].values == "control") & cell["network_alive"].values.astype(bool)
-    counted &= np.isfinite(cell["network_alignment"].values)
-    names, values = cell["network"].values[counted], cell["network_alignment"].values[counted]
-    return {str(name): float(value) for name, value in zip(names, values, strict=True)}
 
 
 def _control_words(controls: dict[str, float]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from wsss_probe import Figure, Section, Table
+from wsss_probe_concepts.relevance.living import living_scores
 from wsss_probe_concepts.relevance.section import scored_bars
 from wsss_probe_concepts.tcav.findings import TESTABLE, strongest
 
@@ -75,7 +76,7 @@ def _figure(table: xr.Dataset, row: int) -> Iterator[Figure]:
     ]
     kinds = ("low", "high", "null_low", "null_high")
     values = {"score": at["tcav"].values} | {kind: at[f"tcav_{kind}"].values for kind in kinds}
-    controls = _controls(at, "tcav")
+    controls = living_scores(at, "tcav")
     figure = scored_bars(labels, values, controls, f"TCAV score of class {at['class'].item()}", NULL)
     reached = f"symbols: {len(controls)} living control networks" if controls else "no living control network"
     independent = "" if table.attrs["grouped"] else " (images treated as independent)"
@@ -86,15 +87,6 @@ def _figure(table: xr.Dataset, row: int) -> Iterator[Figure]:
     )
     data = pd.DataFrame({"concept": at["concept"].values, "TCAV": values["score"]})
     yield Figure(figure, caption, DEFINITION, data.assign(**{k: values[k] for k in kinds}))
-
-
-def _controls(at: xr.Dataset, name: str) -> dict[str, np.ndarray]:
-    """Scores of living controls, by name, (concept,) each."""
-    if "network" not in at.dims:
-        return {}
-    living = (at["network_kind"].values == "control") & at["network_alive"].values.astype(bool)
-    scores = at[f"network_{name}"].transpose("network", "concept").values
-    return {str(at["network"].values[row]): scores[row] for row in np.flatnonzero(living)}
 
 
 def _table(table: xr.Dataset) -> Table:
@@ -115,7 +107,7 @@ def _table(table: xr.Dataset) -> Table:
 
 def _rows(at: xr.Dataset) -> pd.DataFrame:
     """Rows of one class at one layer."""
-    controls = np.array([*_controls(at, "alignment").values()]).reshape(-1, at.sizes["concept"])
+    controls = np.array([*living_scores(at, "alignment").values()]).reshape(-1, at.sizes["concept"])
     columns = {
         "AUC": "auc",
         "AUC low": "auc_low",
